@@ -1,0 +1,208 @@
+package builtins
+
+import (
+	"context"
+	"time"
+
+	"github.com/starferry/starferry"
+)
+
+// The interfaces below are all that builtins know of the world. The agent
+// implements them over control and replication; tests implement them in memory.
+
+// Clusters reads what clusters hold. It changes nothing.
+type Clusters interface {
+	// Names lists the configured clusters in order.
+	Names() []starferry.ClusterName
+	// Describe reaches a cluster and says what it is.
+	Describe(ctx context.Context, c starferry.ClusterName) (ClusterInfo, error)
+	// TopicsOf lists the topics a group reads: those its members subscribe to
+	// and those it has commits for.
+	TopicsOf(ctx context.Context, c starferry.ClusterName, g starferry.Group) ([]starferry.Topic, error)
+	// Topics describes the named topics; a missing one is left out of the answer.
+	Topics(ctx context.Context, c starferry.ClusterName, names []starferry.Topic) (map[starferry.Topic]TopicInfo, error)
+	// GroupLag says how far a group is behind on a cluster.
+	GroupLag(ctx context.Context, c starferry.ClusterName, g starferry.Group) (Lag, error)
+	// Committed is the group's committed place on a cluster.
+	Committed(ctx context.Context, c starferry.ClusterName, g starferry.Group) (starferry.Cut, error)
+}
+
+// Copier makes and asks links.
+type Copier interface {
+	// Replicate creates the link, or widens it by the request's topics if it
+	// exists, and returns once the target topics exist and the shards have
+	// taken the link up. It does not wait for the copy.
+	Replicate(ctx context.Context, r ReplicateRequest) (LinkInfo, error)
+	// Link describes a link; an unknown name is ErrNotFound.
+	Link(ctx context.Context, name starferry.LinkName) (LinkInfo, error)
+	// LinkLag says how far the copy is behind its source.
+	LinkLag(ctx context.Context, name starferry.LinkName) (Lag, error)
+	// Translate answers for a cut in one direction.
+	Translate(ctx context.Context, name starferry.LinkName, d starferry.Direction, c starferry.Cut) (starferry.Translation, error)
+	// Stop ends a link; its target topics stay. Stopping an unknown link is no error.
+	Stop(ctx context.Context, name starferry.LinkName) error
+}
+
+// Hand acts on the running instances of groups.
+type Hand interface {
+	// Switch moves a group. It returns when the group lives on the target and
+	// every instance has said so, or an error that tells what stands now. Token
+	// makes it repeatable: a switch that has been done is not done again.
+	Switch(ctx context.Context, r SwitchRequest) (SwitchReport, error)
+	// Home says where a group lives now, and at which epoch.
+	Home(ctx context.Context, g starferry.Group) (GroupHome, error)
+	// Skip passes a range of records, acknowledged by every instance.
+	Skip(ctx context.Context, r SkipRequest) (Receipt, error)
+	// Throttle sets the group-wide rate, acknowledged by every instance.
+	Throttle(ctx context.Context, r ThrottleRequest) (Receipt, error)
+	// Settings reads back what is set now, for plan, reconcile and undo.
+	Settings(ctx context.Context, g starferry.Group) (GroupSettings, error)
+	// Unskip takes a skip back, by its id.
+	Unskip(ctx context.Context, g starferry.Group, id, reason string) (Receipt, error)
+}
+
+// ClusterInfo is what a cluster says of itself.
+type ClusterInfo struct {
+	Name    starferry.ClusterName `json:"name"`
+	ID      string                `json:"id"`
+	Brokers int                   `json:"brokers"`
+	// Version is the newest Kafka release whose requests the cluster answers,
+	// such as "4.3"; "unknown" if it cannot be told.
+	Version string `json:"version"`
+}
+
+// TopicInfo describes one topic.
+type TopicInfo struct {
+	Name       starferry.Topic   `json:"name"`
+	Partitions int               `json:"partitions"`
+	Configs    map[string]string `json:"configs,omitempty"` // those set on the topic
+}
+
+// Lag is how far something is behind, partition by partition.
+type Lag struct {
+	Records map[starferry.TopicPartition]int64 `json:"records"`
+	// Unknown says for each partition that could not be measured why not.
+	Unknown map[starferry.TopicPartition]string `json:"unknown,omitempty"`
+	// Stopped says for each partition that will not move by itself why not.
+	Stopped map[starferry.TopicPartition]string `json:"stopped,omitempty"`
+}
+
+// ReplicateRequest asks for a link.
+type ReplicateRequest struct {
+	Link   starferry.LinkName    `json:"link"` // empty: named after the clusters
+	Source starferry.ClusterName `json:"source"`
+	Target starferry.ClusterName `json:"target"`
+	Topics []starferry.Topic     `json:"topics"`
+	// Rate limits the copy, bytes per second; 0 means no limit.
+	Rate  int64  `json:"rate,omitempty"`
+	Token string `json:"token"`
+}
+
+// LinkInfo is a link as scripts see it.
+type LinkInfo struct {
+	Name   starferry.LinkName    `json:"name"`
+	Source starferry.ClusterName `json:"source"`
+	Target starferry.ClusterName `json:"target"`
+	Topics []starferry.Topic     `json:"topics"`
+	Lanes  int                   `json:"lanes"`
+	State  string                `json:"state"` // starting, copying, stalled, stopped
+	Reason string                `json:"reason,omitempty"`
+	// Created is true if this request made the link, and Added lists the topics
+	// it added: what an undo takes away.
+	Created bool              `json:"created,omitempty"`
+	Added   []starferry.Topic `json:"added,omitempty"`
+}
+
+// SwitchRequest asks for a group to be moved.
+type SwitchRequest struct {
+	Group  starferry.Group       `json:"group"`
+	Source starferry.ClusterName `json:"source"`
+	Target starferry.ClusterName `json:"target"`
+	Link   starferry.LinkName    `json:"link"`
+	// Within bounds the time from prepare to the decision.
+	Within time.Duration `json:"within"`
+	// Standby is how long members stay on the old cluster afterwards.
+	Standby time.Duration `json:"standby"`
+	By      string        `json:"by"`
+	Why     string        `json:"why"`
+	Token   string        `json:"token"`
+	// Progress, if set, is told each phase and what it waits for.
+	Progress func(phase, waits string) `json:"-"`
+}
+
+// SwitchReport is what a switch leaves behind.
+type SwitchReport struct {
+	Group  starferry.Group       `json:"group"`
+	Source starferry.ClusterName `json:"source"`
+	Target starferry.ClusterName `json:"target"`
+	Epoch  starferry.Epoch       `json:"epoch"`
+	Cut    starferry.Cut         `json:"cut"`   // on the source
+	Seeds  starferry.Cut         `json:"seeds"` // on the target
+	Exact  int                   `json:"exact"` // partitions whose place is exact
+	// Pauses is how long each partition handed out nothing, in milliseconds;
+	// partitions without records around the switch are left out.
+	Pauses map[starferry.TopicPartition]float64 `json:"pauses_ms"`
+	// ControlMS is the time from the order to drain to the decision.
+	ControlMS float64  `json:"control_ms"`
+	Instances []string `json:"instances"`
+	Repeats   []string `json:"repeats,omitempty"` // ranges that may have been handled twice
+	Attempts  int      `json:"attempts"`
+}
+
+// GroupHome is where a group lives.
+type GroupHome struct {
+	Group   starferry.Group       `json:"group"`
+	Cluster starferry.ClusterName `json:"cluster"`
+	Epoch   starferry.Epoch       `json:"epoch"`
+	Phase   string                `json:"phase"`
+	// Token is that of the switch that brought it here, if one did.
+	Token string `json:"token,omitempty"`
+}
+
+// SkipRequest asks to pass records [Range.From, Range.To) of one partition.
+type SkipRequest struct {
+	Group     starferry.Group          `json:"group"`
+	Cluster   starferry.ClusterName    `json:"cluster"` // empty: the group's home
+	Partition starferry.TopicPartition `json:"partition"`
+	Range     starferry.Range          `json:"range"`
+	By        string                   `json:"by"`
+	Why       string                   `json:"why"`
+	Token     string                   `json:"token"`
+}
+
+// ThrottleRequest sets the group-wide rate.
+type ThrottleRequest struct {
+	Group starferry.Group `json:"group"`
+	Rate  float64         `json:"rate"` // records per second; 0 lifts the limit
+	// For ends the throttle by itself; 0 means until changed.
+	For   time.Duration `json:"for,omitempty"`
+	By    string        `json:"by"`
+	Why   string        `json:"why"`
+	Token string        `json:"token"`
+}
+
+// Receipt says who acknowledged a setting.
+type Receipt struct {
+	Group     starferry.Group `json:"group"`
+	Revision  uint64          `json:"revision"`
+	ID        string          `json:"id,omitempty"` // of the skip
+	Instances []string        `json:"instances"`
+	// Before is what was set before, for an undo.
+	Before GroupSettings `json:"before"`
+}
+
+// GroupSettings is what is set for a group now.
+type GroupSettings struct {
+	Revision uint64      `json:"revision"`
+	Rate     float64     `json:"rate"`            // 0: no limit
+	Until    int64       `json:"until,omitempty"` // Unix milliseconds
+	Skips    []GroupSkip `json:"skips,omitempty"`
+}
+
+// GroupSkip is one skip that is in force.
+type GroupSkip struct {
+	ID        string                   `json:"id"`
+	Cluster   starferry.ClusterName    `json:"cluster"`
+	Partition starferry.TopicPartition `json:"partition"`
+	Range     starferry.Range          `json:"range"`
+}
