@@ -1,0 +1,103 @@
+# starferry: what can be done here. `make` alone lists it.
+#
+# Variables:
+#   KAFKA        Apache Kafka version(s) for the targets that need real brokers:
+#                one version, or SOURCE,TARGET          (default 4.3.1)
+#   TESTFLAGS    more flags for go test, such as -v or -race
+#   RUN          run only the tests whose names match this expression
+#   PKG          the packages to test                   (default ./...)
+#   DEMOFLAGS    flags for `starferry demo`, such as --keep or --json
+#   ONLY         which benchmark to run                 (default copy)
+#   BENCHFLAGS   flags for the benchmark, such as -records 200000
+#   TRIALS       trials of `make chaos`                 (default 200)
+#   CHAOSFLAGS   flags for the chaos harness, such as -seed 7 or -keep
+#   VERSION      what `starferry version` says          (default: from git)
+
+SHELL := bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+
+KAFKA       ?= 4.3.1
+TESTFLAGS   ?=
+RUN         ?=
+PKG         ?= ./...
+DEMOFLAGS   ?=
+ONLY        ?= copy
+BENCHFLAGS  ?=
+TRIALS      ?= 200
+CHAOSFLAGS  ?=
+VERSION     ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
+STATICCHECK ?= honnef.co/go/tools/cmd/staticcheck@v0.8.2
+
+# The version is stamped here, so that a build works where git refuses to answer
+# (a checkout of another user) as well.
+export GOFLAGS += -buildvcs=false
+
+comma    := ,
+versions := $(sort $(subst $(comma), ,$(KAFKA)))
+jars      = $(foreach v,$(versions),.kafka/$(v)/.fetched)
+gotest    = go test $(TESTFLAGS) $(if $(RUN),-run '$(RUN)')
+ldflags   = -s -w -X main.version=$(VERSION)
+
+.PHONY: help
+help: ## list the targets
+	@echo "starferry $(VERSION)"; echo
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+	@echo; sed -n '/^# Variables:/,/^$$/s/^# \{0,1\}//p' $(firstword $(MAKEFILE_LIST))
+
+.PHONY: build
+build: ## build bin/starferry and bin/orders
+	@mkdir -p bin
+	go build -trimpath -ldflags '$(ldflags)' -o bin/starferry ./agent/starferry
+	go build -trimpath -ldflags '-s -w' -o bin/orders ./examples/orders
+
+.PHONY: demo
+demo: build ## move a live consumer group there, back and there again, with nothing installed
+	bin/starferry demo $(DEMOFLAGS)
+
+.PHONY: test
+test: ## all tests that need only Go; a few minutes
+	$(gotest) -timeout 6m $(PKG)
+
+.PHONY: test-kafka
+test-kafka: kafka ## the tests that speak to clusters, against real Apache Kafka (KAFKA=4.3.1 or KAFKA=3.9.2,4.3.1)
+	STARFERRY_KAFKA='$(KAFKA)' $(gotest) -count=1 -p 1 -timeout 15m \
+		$$(go list -f '{{$$p := .ImportPath}}{{range $$i := .TestImports}}{{if eq $$i "github.com/starferry/starferry/internal/kafkatest"}}{{$$p}}{{"\n"}}{{end}}{{end}}{{range $$i := .XTestImports}}{{if eq $$i "github.com/starferry/starferry/internal/kafkatest"}}{{$$p}}{{"\n"}}{{end}}{{end}}' $(PKG) | sort -u)
+
+.PHONY: kafka
+kafka: $(jars) ## fetch Apache Kafka's jars into .kafka/VERSION (needs Java 17 and Maven)
+
+.kafka/%/.fetched:
+	@$(MAKE) --no-print-directory java
+	go run ./internal/kafkatest/cmd/kafkaup fetch $*
+	@touch $@
+
+.PHONY: java
+java:
+	@command -v java >/dev/null || { echo "make kafka: there is no java. Real Kafka needs Java 17 or newer: apt-get install openjdk-17-jre-headless (make test and make demo need neither)." >&2; exit 1; }
+	@v=$$(java -version 2>&1 | sed -n 's/.*version "\([0-9]*\).*/\1/p' | head -1); \
+	 [ "$${v:-0}" -ge 17 ] || { echo "make kafka: this is Java $${v:-of an unknown version}; Kafka 4 needs 17 or newer: apt-get install openjdk-17-jre-headless" >&2; exit 1; }
+	@command -v mvn >/dev/null || { echo "make kafka: there is no mvn. Kafka's jars are fetched by Maven: apt-get install maven" >&2; exit 1; }
+
+.PHONY: lint
+lint: ## formatting, go vet, staticcheck, import arrows
+	@un=$$(gofmt -l $$(git ls-files '*.go')); [ -z "$$un" ] || { echo "not formatted (run gofmt -w):" >&2; echo "$$un" >&2; exit 1; }
+	go vet ./...
+	go run $(STATICCHECK) ./...
+	go test -count=1 ./internal/arrows
+
+.PHONY: chaos-short
+chaos-short: build ## kill -9 of random processes during switches: 20 trials, at most 5 minutes
+	go run ./internal/chaos/cmd/chaos -starferry bin/starferry -trials 20 -budget 5m $(CHAOSFLAGS)
+
+.PHONY: chaos
+chaos: build ## the same for longer (TRIALS=200); with real brokers: CHAOSFLAGS='-kafka 4.3.1'
+	go run ./internal/chaos/cmd/chaos -starferry bin/starferry -trials $(TRIALS) $(CHAOSFLAGS)
+
+.PHONY: bench
+bench: build kafka ## compare with MirrorMaker 2 on the same brokers (ONLY=copy)
+	go run ./internal/bench/cmd/bench -only $(ONLY) -starferry bin/starferry -kafka $(lastword $(versions)) $(BENCHFLAGS)
+
+.PHONY: clean
+clean: ## remove what was built; jars in .kafka stay
+	rm -rf bin .tmp
