@@ -55,6 +55,9 @@ type Placement struct {
 	By  string `json:"by,omitempty"`  // who asked
 	Why string `json:"why,omitempty"` // reason, or run and script line
 	At  int64  `json:"at"`            // Unix milliseconds
+	// Token names the request that opened the switch, so that the same request,
+	// made again, continues the switch or learns that it is done.
+	Token string `json:"token,omitempty"`
 	// Beat grows with every extension of the drain deadline.
 	Beat int64 `json:"beat,omitempty"`
 }

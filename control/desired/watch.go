@@ -1,0 +1,262 @@
+package desired
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"github.com/starferry/starferry"
+	"github.com/starferry/starferry/control"
+)
+
+// Update is all that is desired of a group: nil where nothing is stored or what
+// is stored cannot be read, in which case Err says why.
+type Update struct {
+	Placement         *control.Placement
+	PlacementRevision uint64
+	Settings          *control.Settings
+	SettingsRevision  uint64
+	Err               error
+}
+
+// WatchGroup calls f with the desired state of a group: once when it has been
+// read first, even if nothing is stored, and then after every change. Calls
+// never overlap, and changes that come in fast may be seen as one. It blocks
+// until ctx ends and survives the loss of NATS: meanwhile f is not called.
+// Revisions grow, unless the bucket was emptied or restored from a backup.
+func (s *Store) WatchGroup(ctx context.Context, g starferry.Group, f func(Update)) error {
+	if err := checkGroup(g); err != nil {
+		return err
+	}
+	return s.follow(ctx, s.desired, groupKey(g, "*"), func(all map[string]entry) { f(decodeUpdate(g, all)) })
+}
+
+func decodeUpdate(g starferry.Group, all map[string]entry) Update {
+	var u Update
+	if e, ok := all[groupKey(g, placementToken)]; ok {
+		u.PlacementRevision = e.revision
+		p := new(control.Placement)
+		if err := decode(DesiredBucket+" "+groupKey(g, placementToken), e.value, p); err != nil {
+			u.Err = err
+		} else {
+			u.Placement = p
+		}
+	}
+	if e, ok := all[groupKey(g, settingsToken)]; ok {
+		u.SettingsRevision = e.revision
+		v := new(control.Settings)
+		if err := decode(DesiredBucket+" "+groupKey(g, settingsToken), e.value, v); err != nil {
+			u.Err = err
+		} else {
+			u.Settings = v
+		}
+	}
+	return u
+}
+
+// WatchLeases calls f with the leases of all live instances of a group: first
+// with those there are, then after every change. An instance that vanished is
+// noticed within the lease's time to live and one poll. Calls never overlap. It
+// blocks until ctx ends. The error beside the leases names those that cannot be
+// read.
+func (s *Store) WatchLeases(ctx context.Context, g starferry.Group, f func([]control.Lease, error)) error {
+	if err := checkGroup(g); err != nil {
+		return err
+	}
+	return s.follow(ctx, s.live, groupKey(g, "*"), func(all map[string]entry) { f(decodeLeases(all)) })
+}
+
+// entry is one stored value.
+type entry struct {
+	value    []byte
+	revision uint64
+	seen     time.Time // when it came in here
+}
+
+// list reads all values whose keys match the filter.
+func (s *Store) list(ctx context.Context, b *bucket, filter string) (map[string]entry, error) {
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	all := map[string]entry{}
+	err := b.do(ctx, func(kv jetstream.KeyValue) error {
+		w, err := kv.Watch(ctx, filter)
+		if err != nil {
+			return err
+		}
+		defer stop(w)
+		for {
+			select {
+			case e, ok := <-w.Updates():
+				switch {
+				case !ok:
+					return fmt.Errorf("watch of %s %s closed early; check the NATS connection", b.cfg.Bucket, filter)
+				case e == nil:
+					return nil
+				}
+				apply(all, e)
+			case <-ctx.Done():
+				return ctx.Err()
+			}
+		}
+	})
+	return all, err
+}
+
+func apply(all map[string]entry, e jetstream.KeyValueEntry) {
+	if e.Operation() != jetstream.KeyValuePut {
+		delete(all, e.Key())
+		return
+	}
+	all[e.Key()] = entry{value: e.Value(), revision: e.Revision(), seen: time.Now()}
+}
+
+// stop ends a watcher and empties its channel, which its callback may be
+// blocked on.
+func stop(w jetstream.KeyWatcher) {
+	_ = w.Stop() // fails only if it is closed already
+	timeout := time.NewTimer(time.Second)
+	defer timeout.Stop()
+	for {
+		select {
+		case _, ok := <-w.Updates():
+			if !ok {
+				return
+			}
+		case <-timeout.C:
+			return
+		}
+	}
+}
+
+// follow keeps one session after another until ctx ends.
+func (s *Store) follow(ctx context.Context, b *bucket, filter string, changed func(map[string]entry)) error {
+	f := &follower{s: s, b: b, filter: filter, changed: changed}
+	wait := 100 * time.Millisecond
+	for ctx.Err() == nil {
+		began := time.Now()
+		err := f.session(ctx)
+		if ctx.Err() != nil {
+			break
+		}
+		if gone(err) {
+			b.forget()
+		}
+		if time.Since(began) > 10*time.Second {
+			wait = 100 * time.Millisecond
+		}
+		s.log.Info("watch of desired state ended, starting another", "bucket", b.cfg.Bucket, "filter", filter, "reason", err, "wait", wait)
+		select {
+		case <-ctx.Done():
+		case <-time.After(wait):
+		}
+		wait = min(2*wait, 2*time.Second)
+	}
+	return ctx.Err()
+}
+
+type follower struct {
+	s       *Store
+	b       *bucket
+	filter  string
+	changed func(map[string]entry)
+
+	told  map[string]uint64 // revisions that changed was last called with; nil: never called
+	all   map[string]entry
+	stale int // polls in a row that knew more than the watch
+}
+
+// session follows one watch until it is lost, falls behind the poll, or ctx
+// ends.
+func (f *follower) session(ctx context.Context) error {
+	kv, err := f.b.open(ctx)
+	if err != nil {
+		return err
+	}
+	back := f.s.nc.StatusChanged(nats.CONNECTED)
+	defer f.s.nc.RemoveStatusListener(back)
+	w, err := kv.Watch(ctx, f.filter)
+	if err != nil {
+		return err
+	}
+	defer stop(w)
+
+	poll := time.NewTicker(f.s.o.Poll)
+	defer poll.Stop()
+	first, ready := map[string]entry{}, false
+	f.stale = 0
+	for {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-back:
+			return fmt.Errorf("the connection to NATS was lost and is back")
+		case e, ok := <-w.Updates():
+			switch {
+			case !ok:
+				return fmt.Errorf("the watch was closed")
+			case e != nil && !ready:
+				apply(first, e)
+				continue
+			case e != nil:
+				apply(f.all, e)
+			default:
+				f.all, ready = first, true
+			}
+			if len(w.Updates()) == 0 { // take what has come in together as one change
+				f.tell()
+			}
+		case <-poll.C:
+			if !ready {
+				return fmt.Errorf("the watch has not shown the stored values within %v", f.s.o.Poll)
+			}
+			if err := f.poll(ctx); err != nil {
+				return err
+			}
+		}
+	}
+}
+
+// poll reads the whole again and corrects what the watch has missed.
+func (f *follower) poll(ctx context.Context) error {
+	asked := time.Now()
+	all, err := f.s.list(ctx, f.b, f.filter)
+	if err != nil {
+		return fmt.Errorf("poll: %w", err)
+	}
+	missed := false
+	for key, e := range all {
+		old, ok := f.all[key]
+		if !ok || e.revision > old.revision || old.seen.Before(asked) && e.revision != old.revision {
+			f.all[key] = e
+			missed = true
+		}
+	}
+	for key, old := range f.all {
+		if _, ok := all[key]; !ok && old.seen.Before(asked) {
+			delete(f.all, key) // its time to live ran out: a watch says nothing of that
+		}
+	}
+	f.tell()
+	if !missed {
+		f.stale = 0
+	} else if f.stale++; f.stale > 1 { // once may be a race with the watch
+		return fmt.Errorf("the watch has missed changes")
+	}
+	return nil
+}
+
+// tell calls changed if anything differs from what it was told last.
+func (f *follower) tell() {
+	now := make(map[string]uint64, len(f.all))
+	for key, e := range f.all {
+		now[key] = e.revision
+	}
+	if f.told != nil && maps.Equal(f.told, now) {
+		return
+	}
+	f.told = now
+	f.changed(f.all)
+}
