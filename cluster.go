@@ -1,6 +1,10 @@
 package starferry
 
-import "log/slog"
+import (
+	"fmt"
+	"io"
+	"log/slog"
+)
 
 // Cluster says how to reach one Kafka cluster.
 type Cluster struct {
@@ -27,11 +31,21 @@ type SASL struct {
 	Password  Secret
 }
 
+// Format implements fmt.Formatter for every verb. Without it a pointer to a SASL
+// inside another value, printed with %s, would show the password: fmt calls no
+// methods below a verb that does not fit.
+func (s SASL) Format(f fmt.State, _ rune) {
+	fmt.Fprintf(f, "{Mechanism:%s Username:%s Password:%s}", s.Mechanism, s.Username, stars) //nolint:errcheck // as fmt does
+}
+
 // Secret is a string that never shows itself: every formatting of it, JSON and
 // structured logs included, is "***".
 type Secret string
 
 const stars = "***"
+
+// Format implements fmt.Formatter, for verbs that fit no string too.
+func (Secret) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, stars) }
 
 // String implements fmt.Stringer.
 func (Secret) String() string { return stars }

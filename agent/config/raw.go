@@ -1,0 +1,75 @@
+package config
+
+// rawConfig is the file's own shape. Every key that exists is here.
+type rawConfig struct {
+	Clusters map[string]rawCluster `yaml:"clusters"`
+	NATS     rawNATS               `yaml:"nats"`
+	DataDir  string                `yaml:"data_dir"`
+	Shards   rawShards             `yaml:"shards"`
+}
+
+type rawCluster struct {
+	Brokers []string          `yaml:"brokers"`
+	TLS     *rawTLS           `yaml:"tls"`
+	SASL    *rawSASL          `yaml:"sasl"`
+	Labels  map[string]string `yaml:"labels"`
+}
+
+type rawTLS struct {
+	CAFile             string `yaml:"ca_file"`
+	CertFile           string `yaml:"cert_file"`
+	KeyFile            string `yaml:"key_file"`
+	ServerName         string `yaml:"server_name"`
+	InsecureSkipVerify bool   `yaml:"insecure_skip_verify"`
+}
+
+type rawSASL struct {
+	Mechanism    string `yaml:"mechanism"`
+	Username     string `yaml:"username"`
+	PasswordFile string `yaml:"password_file"`
+	PasswordEnv  string `yaml:"password_env"`
+}
+
+type rawNATS struct {
+	URL       string  `yaml:"url"`
+	CredsFile string  `yaml:"creds_file"`
+	TLS       *rawTLS `yaml:"tls"`
+	Listen    string  `yaml:"listen"`
+}
+
+type rawShards struct {
+	Buckets int   `yaml:"buckets"`
+	Rate    int64 `yaml:"rate"`
+}
+
+// Example is a configuration that shows every key.
+const Example = `# Every starferry process reads this file: agent, shards, command line.
+clusters:
+  old:
+    brokers: ["kafka-old-1:9092", "kafka-old-2:9092"]
+    labels: {dc: dc1}
+  new:
+    brokers: ["kafka-new-1:9093"]
+    tls:
+      ca_file: ca.pem               # left out: the system's authorities
+      cert_file: client.pem         # with key_file: mutual TLS
+      key_file: client.key
+      server_name: kafka.internal   # left out: the broker's host name
+      insecure_skip_verify: false
+    sasl:
+      mechanism: SCRAM-SHA-512      # or SCRAM-SHA-256, PLAIN
+      username: starferry
+      password_file: new.password   # or password_env: NEW_PASSWORD
+    labels: {dc: dc2, sla: gold}
+
+# Left out, the agent runs a NATS server of its own on this machine.
+nats:
+  url: nats://nats-1:4222,nats://nats-2:4222
+  creds_file: starferry.creds
+  # listen: 127.0.0.1:4222          # of the agent's own server, instead of url
+
+data_dir: starferry-data            # relative to this file
+shards:
+  buckets: 64                       # of each new link
+  rate: 0                           # bytes per second of each link; 0: no limit
+`

@@ -1,0 +1,204 @@
+package config
+
+import (
+	"errors"
+	"net"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/starferry/starferry"
+)
+
+const (
+	defaultBuckets = 64
+	maxBuckets     = 4096
+)
+
+// resolver turns what the file says into what the program uses, and collects
+// what is wrong.
+type resolver struct {
+	doc      *document
+	dir      string
+	getenv   func(string) string
+	problems []error
+}
+
+func (r *resolver) err() error { return errors.Join(r.problems...) }
+
+func (r *resolver) fail(key, format string, args ...any) {
+	r.problems = append(r.problems, r.doc.at(key, format, args...))
+}
+
+func (r *resolver) config(file string, raw *rawConfig) *Config {
+	c := &Config{File: file, Clusters: map[starferry.ClusterName]starferry.Cluster{}}
+	names := make([]string, 0, len(raw.Clusters))
+	for name := range raw.Clusters {
+		names = append(names, name)
+	}
+	slices.Sort(names) // so that problems come in the same order every time
+	for _, name := range names {
+		c.Clusters[starferry.ClusterName(name)] = r.cluster(name, raw.Clusters[name])
+	}
+	if len(names) == 0 {
+		r.fail("clusters", "no clusters: name at least one, such as `old: {brokers: [\"localhost:9092\"]}`")
+	}
+	c.NATS = r.nats(raw.NATS)
+	c.DataDir = r.path(raw.DataDir)
+	if c.DataDir == "" {
+		c.DataDir = r.path(DefaultDataDir)
+	}
+	c.Shards = Shards{Buckets: raw.Shards.Buckets, Rate: raw.Shards.Rate}
+	if c.Shards.Buckets == 0 {
+		c.Shards.Buckets = defaultBuckets
+	}
+	if b := c.Shards.Buckets; b < 1 || b > maxBuckets {
+		r.fail("shards.buckets", "%d buckets: want 1 to %d; %d is a good number", b, maxBuckets, defaultBuckets)
+	}
+	if c.Shards.Rate < 0 {
+		r.fail("shards.rate", "a negative rate: give bytes per second, or 0 for no limit")
+	}
+	return c
+}
+
+func (r *resolver) cluster(name string, raw rawCluster) starferry.Cluster {
+	key := "clusters." + name
+	// The name travels in commit metadata, KV keys and command lines.
+	if !regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_-]{0,62}$`).MatchString(name) {
+		r.fail(key, "a cluster's name has letters, digits, - and _ only (at most 63): rename it")
+	}
+	c := starferry.Cluster{Name: starferry.ClusterName(name), Brokers: raw.Brokers, Labels: raw.Labels}
+	if len(raw.Brokers) == 0 {
+		r.fail(key+".brokers", "no brokers: give at least one host:port")
+	}
+	for i, b := range raw.Brokers {
+		r.address(key+".brokers["+strconv.Itoa(i)+"]", b)
+	}
+	c.TLS = r.tls(key+".tls", raw.TLS)
+	c.SASL = r.sasl(key+".sasl", raw.SASL)
+	return c
+}
+
+func (r *resolver) address(key, address string) (host string) {
+	host, port, err := net.SplitHostPort(address)
+	if err != nil || host == "" {
+		r.fail(key, "want host:port, such as localhost:9092")
+		return host
+	}
+	if n, err := strconv.Atoi(port); err != nil || n < 1 || n > 65535 {
+		r.fail(key, "want a port from 1 to 65535 after the colon")
+	}
+	return host
+}
+
+func (r *resolver) tls(key string, raw *rawTLS) *starferry.TLS {
+	if raw == nil {
+		return nil
+	}
+	t := &starferry.TLS{
+		CAFile: r.file(key+".ca_file", raw.CAFile), CertFile: r.file(key+".cert_file", raw.CertFile),
+		KeyFile: r.file(key+".key_file", raw.KeyFile), ServerName: raw.ServerName,
+		InsecureSkipVerify: raw.InsecureSkipVerify,
+	}
+	if (raw.CertFile == "") != (raw.KeyFile == "") {
+		r.fail(key, "cert_file and key_file go together: give both or none")
+	}
+	return t
+}
+
+func (r *resolver) sasl(key string, raw *rawSASL) *starferry.SASL {
+	if raw == nil {
+		return nil
+	}
+	known := []string{"PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"}
+	s := &starferry.SASL{Mechanism: strings.ToUpper(raw.Mechanism), Username: raw.Username}
+	if !slices.Contains(known, s.Mechanism) {
+		r.fail(key+".mechanism", "unknown mechanism%s: use one of %s", Suggest(s.Mechanism, known), strings.Join(known, ", "))
+	}
+	if raw.Username == "" {
+		r.fail(key+".username", "no user name: give the one the cluster knows")
+	}
+	s.Password = r.secret(key, raw.PasswordFile, raw.PasswordEnv)
+	return s
+}
+
+func (r *resolver) secret(key, file, env string) starferry.Secret {
+	switch {
+	case file != "" && env != "":
+		r.fail(key, "both password_file and password_env: keep one")
+	case env != "":
+		v := r.getenv(env)
+		if v == "" {
+			r.fail(key+".password_env", "the environment has no %s: set it before starting", env)
+		}
+		return starferry.Secret(v)
+	case file != "":
+		path := r.path(file)
+		text, err := os.ReadFile(path)
+		if err != nil {
+			r.fail(key+".password_file", "cannot read %s: %s", path, reason(err))
+			return ""
+		}
+		v := strings.TrimRight(string(text), "\r\n")
+		if v == "" {
+			r.fail(key+".password_file", "%s is empty: write the password into it", path)
+		}
+		return starferry.Secret(v)
+	default:
+		r.fail(key, "no password: give password_file or password_env")
+	}
+	return ""
+}
+
+func (r *resolver) nats(raw rawNATS) NATS {
+	n := NATS{URL: raw.URL, CredsFile: r.file("nats.creds_file", raw.CredsFile), TLS: r.tls("nats.tls", raw.TLS), Listen: raw.Listen}
+	if n.URL != "" && n.Listen != "" {
+		r.fail("nats", "both url and listen: url uses a server that is there, listen starts one; keep one")
+	}
+	if n.URL == "" && (n.CredsFile != "" || n.TLS != nil) {
+		r.fail("nats", "creds_file and tls belong to a given server: add url")
+	}
+	if n.Listen == "" {
+		n.Listen = DefaultListen
+	}
+	host := r.address("nats.listen", n.Listen)
+	if ip := net.ParseIP(host); host != "" && host != "localhost" && (ip == nil || !ip.IsLoopback()) {
+		// The embedded server has no authentication.
+		r.fail("nats.listen", "the agent's own NATS server listens on this machine only (127.0.0.1 or localhost): "+
+			"for several machines run a NATS server with authentication and give its url")
+	}
+	return n
+}
+
+// file resolves the path of a file that must be readable.
+func (r *resolver) file(key, path string) string {
+	path = r.path(path)
+	if path == "" {
+		return ""
+	}
+	f, err := os.Open(path)
+	if err != nil {
+		r.fail(key, "cannot read %s: %s", path, reason(err))
+		return path
+	}
+	_ = f.Close() // opened for reading only, to see that it can be
+	return path
+}
+
+func (r *resolver) path(p string) string {
+	if p == "" || filepath.IsAbs(p) {
+		return p
+	}
+	return filepath.Join(r.dir, p)
+}
+
+func reason(err error) string {
+	var pe *os.PathError
+	if errors.As(err, &pe) {
+		return pe.Err.Error()
+	}
+	return err.Error()
+}

@@ -1,0 +1,266 @@
+// Package journal keeps the journals of runs in a JetStream stream: one subject
+// a run, one message a record. A record stands when JetStream has acknowledged
+// it; any agent that reaches NATS can read a run and take it over.
+//
+// # Rules
+//
+//   - One writer a run: every append names the run's last record as its writer
+//     knows it, and the server refuses it if another record stands there.
+//   - An append whose acknowledgement was lost is looked up, never repeated
+//     blindly: each record carries an id of its own.
+package journal
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"github.com/nats-io/nuid"
+
+	"github.com/starferry/starferry/scripting"
+)
+
+const (
+	// StreamName is the stream that holds all journals.
+	StreamName    = "starferry_journal"
+	subjectPrefix = "starferry.run."
+
+	publishWithin = 5 * time.Second
+	retryPause    = 200 * time.Millisecond
+)
+
+// Journal implements scripting.Journal.
+type Journal struct {
+	js     jetstream.JetStream
+	stream jetstream.Stream
+}
+
+var _ scripting.Journal = (*Journal)(nil)
+
+// Open finds the stream, or creates it. Replicas is used only on creation.
+func Open(ctx context.Context, js jetstream.JetStream) (*Journal, error) {
+	stream, err := js.CreateOrUpdateStream(ctx, jetstream.StreamConfig{
+		Name:        StreamName,
+		Description: "journals of starferry's runs",
+		Subjects:    []string{subjectPrefix + "*"},
+		Storage:     jetstream.FileStorage,
+		Retention:   jetstream.LimitsPolicy,
+		DenyDelete:  true,
+		AllowDirect: true,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("open journal %s: %w: is JetStream enabled on the NATS server, and may this user manage streams?", StreamName, err)
+	}
+	return &Journal{js: js, stream: stream}, nil
+}
+
+// Append implements scripting.Journal.
+func (j *Journal) Append(ctx context.Context, after uint64, r scripting.Record) (uint64, error) {
+	if r.Run == "" {
+		return 0, errors.New("append to journal: record without a run")
+	}
+	body, err := json.Marshal(r)
+	if err != nil {
+		return 0, fmt.Errorf("append to journal of %s: %w", r.Run, err)
+	}
+	m := &nats.Msg{Subject: subject(r.Run), Data: body, Header: nats.Header{}}
+	id := nuid.Next()
+	m.Header.Set(jetstream.MsgIDHeader, id)
+	for {
+		seq, err := j.publish(ctx, m, after)
+		if err == nil || errors.Is(err, scripting.ErrFenced) || ctx.Err() != nil {
+			return seq, err
+		}
+		switch found, seq := j.lookUp(ctx, m.Subject, id, after); found {
+		case ours:
+			return seq, nil
+		case another:
+			return 0, fenced(r.Run)
+		}
+		select {
+		case <-ctx.Done():
+			return 0, fmt.Errorf("append to journal of %s: %w (%w)", r.Run, err, context.Cause(ctx))
+		case <-time.After(retryPause):
+		}
+	}
+}
+
+func (j *Journal) publish(ctx context.Context, m *nats.Msg, after uint64) (uint64, error) {
+	ctx, cancel := context.WithTimeout(ctx, publishWithin)
+	defer cancel()
+	ack, err := j.js.PublishMsg(ctx, m, jetstream.WithExpectLastSequencePerSubject(after),
+		jetstream.WithExpectStream(StreamName), jetstream.WithRetryAttempts(0))
+	if err == nil {
+		return ack.Sequence, nil
+	}
+	run := runOf(m.Subject)
+	var api *jetstream.APIError
+	if errors.As(err, &api) && api.ErrorCode == jetstream.JSErrCodeStreamWrongLastSequence {
+		// The record that stands there may be this very one, sent before an
+		// acknowledgement was lost.
+		if found, seq := j.lookUp(ctx, m.Subject, m.Header.Get(jetstream.MsgIDHeader), after); found == ours {
+			return seq, nil
+		}
+		return 0, fenced(run)
+	}
+	return 0, fmt.Errorf("append to journal of %s: %w", run, err)
+}
+
+func fenced(run string) error {
+	return fmt.Errorf("append to journal of %s: %w: look at it with `starferry runs`", run, scripting.ErrFenced)
+}
+
+// finding is what stands at the end of a run after an append that failed.
+type finding int
+
+const (
+	unclear finding = iota // the question was not answered
+	nothing                // what stood there before
+	ours                   // the record that was to be appended
+	another                // the record of another writer
+)
+
+func (j *Journal) lookUp(ctx context.Context, subject, id string, after uint64) (finding, uint64) {
+	m, err := j.stream.GetLastMsgForSubject(ctx, subject)
+	switch {
+	case errors.Is(err, jetstream.ErrMsgNotFound):
+		return nothing, 0
+	case err != nil:
+		return unclear, 0
+	case m.Header.Get(jetstream.MsgIDHeader) == id:
+		return ours, m.Sequence
+	case m.Sequence == after:
+		return nothing, after
+	}
+	return another, 0
+}
+
+// Read implements scripting.Journal.
+func (j *Journal) Read(ctx context.Context, run string) ([]scripting.Record, error) {
+	last, err := j.stream.GetLastMsgForSubject(ctx, subject(run))
+	if errors.Is(err, jetstream.ErrMsgNotFound) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read journal of %s: %w", run, err)
+	}
+	var records []scripting.Record
+	err = j.deliver(ctx, run, 0, func(r scripting.Record) bool {
+		records = append(records, r)
+		return r.Seq < last.Sequence
+	})
+	return records, err
+}
+
+// Follow hands a run's records after the given sequence number to fn, those
+// that stand and those that come, until fn returns false or ctx ends.
+func (j *Journal) Follow(ctx context.Context, run string, after uint64, fn func(scripting.Record) bool) error {
+	return j.deliver(ctx, run, after, fn)
+}
+
+func (j *Journal) deliver(ctx context.Context, run string, after uint64, fn func(scripting.Record) bool) error {
+	cons, err := j.js.OrderedConsumer(ctx, StreamName, jetstream.OrderedConsumerConfig{
+		FilterSubjects: []string{subject(run)},
+		DeliverPolicy:  jetstream.DeliverByStartSequencePolicy,
+		OptStartSeq:    after + 1,
+	})
+	if err != nil {
+		return fmt.Errorf("read journal of %s: %w", run, err)
+	}
+	it, err := cons.Messages()
+	if err != nil {
+		return fmt.Errorf("read journal of %s: %w", run, err)
+	}
+	defer it.Stop()
+	for {
+		m, err := it.Next(jetstream.NextContext(ctx))
+		if err != nil {
+			return fmt.Errorf("read journal of %s: %w", run, err)
+		}
+		r, err := decode(m)
+		if err != nil {
+			return fmt.Errorf("read journal of %s: %w", run, err)
+		}
+		if !fn(r) {
+			return nil
+		}
+	}
+}
+
+func decode(m jetstream.Msg) (scripting.Record, error) {
+	var r scripting.Record
+	meta, err := m.Metadata()
+	if err != nil {
+		return r, err
+	}
+	if err := json.Unmarshal(m.Data(), &r); err != nil {
+		return r, fmt.Errorf("record %d cannot be read: %w: was it written by a newer version?", meta.Sequence.Stream, err)
+	}
+	r.Seq = meta.Sequence.Stream
+	return r, nil
+}
+
+// Runs implements scripting.Journal.
+func (j *Journal) Runs(ctx context.Context) ([]string, error) {
+	info, err := j.stream.Info(ctx, jetstream.WithSubjectFilter(subjectPrefix+"*"))
+	if err != nil {
+		return nil, fmt.Errorf("list runs: %w", err)
+	}
+	type first struct {
+		run string
+		seq uint64
+	}
+	runs := make([]first, 0, len(info.State.Subjects))
+	for s := range info.State.Subjects {
+		m, err := j.stream.GetMsg(ctx, 0, jetstream.WithGetMsgSubject(s))
+		if err != nil {
+			return nil, fmt.Errorf("list runs: read the first record of %s: %w", runOf(s), err)
+		}
+		runs = append(runs, first{runOf(s), m.Sequence})
+	}
+	slices.SortFunc(runs, func(a, b first) int { return int(int64(a.seq) - int64(b.seq)) })
+	names := make([]string, len(runs))
+	for i, r := range runs {
+		names[i] = r.run
+	}
+	return names, nil
+}
+
+// subject writes a run's name as one token of a NATS subject: what NATS gives a
+// meaning to, and the escape itself, as %XX.
+func subject(run string) string {
+	var b strings.Builder
+	b.WriteString(subjectPrefix)
+	for i := 0; i < len(run); i++ {
+		switch c := run[i]; {
+		case c == '.' || c == '*' || c == '>' || c == '%' || c <= ' ' || c == 0x7f:
+			fmt.Fprintf(&b, "%%%02X", c)
+		default:
+			b.WriteByte(c)
+		}
+	}
+	return b.String()
+}
+
+func runOf(subject string) string {
+	s := strings.TrimPrefix(subject, subjectPrefix)
+	var b strings.Builder
+	for i := 0; i < len(s); i++ {
+		if s[i] == '%' && i+2 < len(s) {
+			if n, err := strconv.ParseUint(s[i+1:i+3], 16, 8); err == nil {
+				b.WriteByte(byte(n))
+				i += 2
+				continue
+			}
+		}
+		b.WriteByte(s[i])
+	}
+	return b.String()
+}

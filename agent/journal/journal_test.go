@@ -1,0 +1,192 @@
+package journal_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"github.com/stretchr/testify/require"
+
+	"github.com/starferry/starferry/agent/embednats"
+	"github.com/starferry/starferry/agent/journal"
+	"github.com/starferry/starferry/scripting"
+)
+
+type world struct {
+	t      *testing.T
+	dir    string
+	server *embednats.Server
+	conn   *nats.Conn
+}
+
+func newWorld(t *testing.T) *world {
+	w := &world{t: t, dir: t.TempDir()}
+	t.Cleanup(w.stop)
+	return w
+}
+
+func (w *world) start() *journal.Journal {
+	w.t.Helper()
+	var err error
+	w.server, err = embednats.Open(embednats.Options{Dir: w.dir, Listen: "127.0.0.1:0", SyncAlways: true})
+	require.NoError(w.t, err)
+	return w.another()
+}
+
+// another opens the journal as a further process would.
+func (w *world) another() *journal.Journal {
+	w.t.Helper()
+	conn, err := nats.Connect(w.server.URL())
+	require.NoError(w.t, err)
+	w.t.Cleanup(conn.Close)
+	w.conn = conn
+	js, err := jetstream.New(conn)
+	require.NoError(w.t, err)
+	j, err := journal.Open(ctx(w.t), js)
+	require.NoError(w.t, err)
+	return j
+}
+
+func (w *world) stop() {
+	if w.server != nil {
+		w.conn.Close()
+		w.server.Close()
+		w.server = nil
+	}
+}
+
+func ctx(t *testing.T) context.Context {
+	c, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	t.Cleanup(cancel)
+	return c
+}
+
+func record(run string, kind scripting.Kind, text string) scripting.Record {
+	return scripting.Record{Run: run, Kind: kind, Text: text, At: 1}
+}
+
+func texts(records []scripting.Record) (out []string) {
+	for _, r := range records {
+		out = append(out, r.Text)
+	}
+	return out
+}
+
+func TestRecordsComeBackInOrderAndByRun(t *testing.T) {
+	j := newWorld(t).start()
+	a1, err := j.Append(ctx(t), 0, record("b.run", scripting.Started, "a1"))
+	require.NoError(t, err)
+	_, err = j.Append(ctx(t), 0, record("a run > *", scripting.Started, "other"))
+	require.NoError(t, err)
+	a2, err := j.Append(ctx(t), a1, record("b.run", scripting.Intent, "a2"))
+	require.NoError(t, err)
+	require.Greater(t, a2, a1)
+
+	got, err := j.Read(ctx(t), "b.run")
+	require.NoError(t, err)
+	require.Equal(t, []string{"a1", "a2"}, texts(got))
+	require.Equal(t, []uint64{a1, a2}, []uint64{got[0].Seq, got[1].Seq})
+
+	runs, err := j.Runs(ctx(t))
+	require.NoError(t, err)
+	require.Equal(t, []string{"b.run", "a run > *"}, runs, "oldest first, names as given")
+
+	got, err = j.Read(ctx(t), "never heard of")
+	require.NoError(t, err)
+	require.Empty(t, got)
+}
+
+func TestAStaleWriterIsFenced(t *testing.T) {
+	w := newWorld(t)
+	first := w.start()
+	second := w.another()
+	seq, err := first.Append(ctx(t), 0, record("r", scripting.Started, "first"))
+	require.NoError(t, err)
+	_, err = second.Append(ctx(t), seq, record("r", scripting.Resumed, "taken over"))
+	require.NoError(t, err)
+
+	_, err = first.Append(ctx(t), seq, record("r", scripting.Intent, "stale"))
+	require.ErrorIs(t, err, scripting.ErrFenced)
+	_, err = first.Append(ctx(t), 0, record("r", scripting.Started, "again"))
+	require.ErrorIs(t, err, scripting.ErrFenced)
+
+	got, err := first.Read(ctx(t), "r")
+	require.NoError(t, err)
+	require.Equal(t, []string{"first", "taken over"}, texts(got), "nothing of the stale writer was written")
+}
+
+func TestOfManyWritersOneWins(t *testing.T) {
+	w := newWorld(t)
+	j := w.start()
+	const writers = 8
+	var wg sync.WaitGroup
+	errs := make([]error, writers)
+	for i := range writers {
+		wg.Go(func() { _, errs[i] = j.Append(ctx(t), 0, record("r", scripting.Started, fmt.Sprint(i))) })
+	}
+	wg.Wait()
+	won := 0
+	for _, err := range errs {
+		if err == nil {
+			won++
+			continue
+		}
+		require.ErrorIs(t, err, scripting.ErrFenced)
+	}
+	require.Equal(t, 1, won)
+	got, err := j.Read(ctx(t), "r")
+	require.NoError(t, err)
+	require.Len(t, got, 1)
+}
+
+func TestAJournalOutlivesItsServer(t *testing.T) {
+	w := newWorld(t)
+	j := w.start()
+	seq, err := j.Append(ctx(t), 0, record("r", scripting.Started, "before"))
+	require.NoError(t, err)
+	w.stop()
+
+	j = w.start()
+	got, err := j.Read(ctx(t), "r")
+	require.NoError(t, err)
+	require.Equal(t, []string{"before"}, texts(got))
+	_, err = j.Append(ctx(t), seq, record("r", scripting.Resumed, "after"))
+	require.NoError(t, err)
+}
+
+func TestWithoutNATSAnAppendWaitsForItsContextAndSaysSo(t *testing.T) {
+	w := newWorld(t)
+	j := w.start()
+	w.server.Close()
+	c, cancel := context.WithTimeoutCause(t.Context(), 500*time.Millisecond, errors.New("operator lost patience"))
+	defer cancel()
+	_, err := j.Append(c, 0, record("r", scripting.Started, "x"))
+	require.Error(t, err)
+	require.NotErrorIs(t, err, scripting.ErrFenced)
+	require.ErrorContains(t, err, "append to journal of r")
+}
+
+func TestFollowSeesWhatStandsAndWhatComes(t *testing.T) {
+	w := newWorld(t)
+	j := w.start()
+	seq, err := j.Append(ctx(t), 0, record("r", scripting.Started, "stood"))
+	require.NoError(t, err)
+	seen := make(chan string, 3)
+	done := make(chan error, 1)
+	go func() {
+		done <- j.Follow(ctx(t), "r", 0, func(r scripting.Record) bool {
+			seen <- r.Text
+			return r.Kind != scripting.Finished
+		})
+	}()
+	require.Equal(t, "stood", <-seen)
+	_, err = w.another().Append(ctx(t), seq, record("r", scripting.Finished, "came"))
+	require.NoError(t, err)
+	require.Equal(t, "came", <-seen)
+	require.NoError(t, <-done)
+}
