@@ -35,7 +35,7 @@ export GOFLAGS += -buildvcs=false
 
 comma    := ,
 versions := $(sort $(subst $(comma), ,$(KAFKA)))
-jars      = $(foreach v,$(versions),.kafka/$(v)/.fetched)
+jars      = $(foreach v,$(versions),.kafka/$(v)/.complete)
 gotest    = go test $(TESTFLAGS) $(if $(RUN),-run '$(RUN)')
 ldflags   = -s -w -X main.version=$(VERSION)
 
@@ -67,10 +67,9 @@ test-kafka: kafka ## the tests that speak to clusters, against real Apache Kafka
 .PHONY: kafka
 kafka: $(jars) ## fetch Apache Kafka's jars into .kafka/VERSION (needs Java 17 and Maven)
 
-.kafka/%/.fetched:
+.kafka/%/.complete:
 	@$(MAKE) --no-print-directory java
-	go run ./internal/kafkatest/cmd/kafkaup fetch $*
-	@touch $@
+	go run ./internal/kafkatest/cmd/kafkaup fetch $* .kafka
 
 .PHONY: java
 java:
