@@ -1,0 +1,307 @@
+package switchover
+
+import (
+	"fmt"
+	"slices"
+
+	"github.com/starferry/starferry"
+	"github.com/starferry/starferry/control"
+)
+
+// prepare waits until every member of both groups, as Kafka reports them, is a
+// live instance at this revision, and the copy is near its end.
+func (d *Driver) prepare() {
+	for _, l := range d.leases {
+		if l.Revision == d.rev && l.Refusal != "" {
+			d.fail(Failure{Expected: "every instance to be able to join " + string(d.p.Target),
+				Found: []string{fmt.Sprintf("%s on %s says: %s", l.Instance, l.Host, l.Refusal)}, Do: "give that instance what it lacks, then switch again"})
+			return
+		}
+	}
+	if old := d.outdated(); len(old) > 0 {
+		d.fail(Failure{Expected: fmt.Sprintf("every instance to speak protocol version %d", control.ProtocolVersion), Found: old,
+			Do: "deploy a newer library to them first"})
+		return
+	}
+	waits := d.heard(func(l control.Lease) string {
+		if l.Home != d.p.Active {
+			return fmt.Sprintf("lives on %q, not on %s", l.Home, d.p.Active)
+		}
+		return ""
+	})
+	waits = append(append(waits, d.standing(d.p.Active, nil)...), d.standing(d.p.Target, nil)...)
+	if len(waits) == 0 {
+		waits = d.covered(d.p.Target)
+	}
+	if len(waits) > 0 {
+		d.drop()
+		d.say(waits...)
+		return
+	}
+	clusters := []starferry.ClusterName{d.p.Active, d.p.Target}
+	f := d.facts(Ask{Describe: clusters, Commits: clusters, Link: d.topics()})
+	if f != nil {
+		d.prepared(f)
+	}
+}
+
+// prepared judges what prepare has asked for.
+func (d *Driver) prepared(f *Answers) {
+	if home, e, moved := truth(f.Commits); moved && e >= d.p.Epoch {
+		d.repair(home, e, "Kafka says moved")
+		return
+	}
+	for _, c := range []starferry.ClusterName{d.p.Active, d.p.Target} {
+		if t := f.Groups[c].ProtocolType; t != "" && t != "consumer" {
+			d.fail(Failure{Expected: fmt.Sprintf("an ordinary consumer group on %s", c), Found: []string{fmt.Sprintf("a group of protocol type %q", t)},
+				Do: "groups of Kafka Connect, Streams and share groups are moved by their own tools"})
+			return
+		}
+	}
+	if refusal := d.lanes(f.Link); refusal != nil {
+		d.fail(*refusal)
+		return
+	}
+	waits, strangers := d.members(f)
+	if d.stranger(strangers) {
+		return
+	}
+	if waits = append(waits, d.lagging(f.Link)...); len(waits) > 0 {
+		d.again(waits...)
+		return
+	}
+	d.write(d.ordered(control.Drain, nil, nil, nil))
+}
+
+// stranger refuses a member without a lease once it has been there for longer
+// than a dead member could be.
+func (d *Driver) stranger(found []string) bool {
+	if len(found) == 0 {
+		d.strangeAt = 0
+		return false
+	}
+	if d.strangeAt == 0 || !slices.ContainsFunc(found, func(s string) bool { return slices.Contains(d.strangers, s) }) {
+		d.strangeAt = d.now // others than before
+	}
+	d.strangers = found
+	if d.now-d.strangeAt < d.req.Patience {
+		return false
+	}
+	d.fail(Failure{Expected: "every member of the group to be a live instance", Found: found,
+		Do: "deploy the library to that host and give it the address of NATS, or stop it; then switch again"})
+	return true
+}
+
+// lagging names lanes that are too far from their end. Going back, nothing has
+// to be copied first.
+func (d *Driver) lagging(l *LinkSeen) []string {
+	if d.req.Direction == starferry.Back || l == nil {
+		return nil
+	}
+	var waits []string
+	for _, tp := range d.partitions() {
+		if lag := l.Lag[tp]; lag > d.req.MaxLag {
+			waits = append(waits, fmt.Sprintf("the copy of %s to come within %d records (it is %d behind)", tp, d.req.MaxLag, lag))
+		}
+	}
+	return waits
+}
+
+// ordered is the placement of the open switch in another phase.
+func (d *Driver) ordered(ph control.Phase, actor *control.Actor, cut, seeds starferry.Cut) control.Placement {
+	p := d.p
+	p.Phase, p.Actor, p.Cut, p.Seeds, p.DrainDeadlineMS = ph, actor, cut, seeds, d.req.DrainDeadline
+	return p
+}
+
+// drain waits until all members of the old home have acknowledged this revision
+// in one generation, and Kafka says what they say. That is the cut.
+func (d *Driver) drain() {
+	waits, cut := d.stillness()
+	waits = append(waits, d.standing(d.p.Target, nil)...)
+	if len(waits) == 0 {
+		waits = d.covered(d.p.Target)
+	}
+	if len(waits) > 0 {
+		d.drop()
+		d.say(waits...)
+		return
+	}
+	f := d.facts(Ask{Describe: []starferry.ClusterName{d.p.Active, d.p.Target}, Commits: []starferry.ClusterName{d.p.Active},
+		Translate: cut, Wait: true, Skips: true})
+	if f != nil {
+		d.drained(f, cut)
+	}
+}
+
+func (d *Driver) drained(f *Answers, cut starferry.Cut) {
+	if d.decided(f) {
+		return
+	}
+	waits, strangers := d.members(f)
+	if d.stranger(strangers) {
+		return
+	}
+	waits = append(waits, differences(d.p.Active, f.Commits[d.p.Active], cut, control.Mark{State: control.Draining, Epoch: d.p.Epoch})...)
+	if refusal := d.untranslatable(f.Translate, cut); refusal != nil {
+		d.fail(*refusal)
+		return
+	}
+	if f.Translate != nil {
+		for tp, n := range f.Translate.Behind {
+			waits = append(waits, fmt.Sprintf("the copy of %s to pass the cut (%d to go)", tp, n))
+		}
+	}
+	actor := d.actor(d.p.Target)
+	if actor == nil {
+		waits = append(waits, "an instance that can seed "+string(d.p.Target))
+	}
+	if len(waits) > 0 {
+		slices.Sort(waits)
+		d.again(waits...)
+		return
+	}
+	d.exact = 0
+	for _, a := range f.Translate.Answers {
+		if a.Status == starferry.Exact {
+			d.exact++
+		}
+	}
+	d.write(d.ordered(control.Seed, actor, cut, f.Translate.Cut))
+}
+
+// untranslatable refuses a cut with a place that cannot be proven, or that lies
+// among records which were deleted before they were copied.
+func (d *Driver) untranslatable(t *starferry.Translation, cut starferry.Cut) *Failure {
+	if t == nil {
+		return nil
+	}
+	var bad []string
+	for tp, why := range t.Missing {
+		bad = append(bad, fmt.Sprintf("%s@%d: %s", tp, cut[tp].Next, why))
+	}
+	for tp := range cut {
+		_, missing := t.Missing[tp]
+		a, answered := t.Answers[tp]
+		_, behind := t.Behind[tp]
+		_, placed := t.Cut[tp]
+		switch {
+		case missing || behind:
+		case a.Status == starferry.InHole && a.Reason == starferry.Deleted:
+			bad = append(bad, fmt.Sprintf("%s@%d: deleted on %s before it was copied", tp, cut[tp].Next, d.p.Active))
+		case a.Status == starferry.BeforeStart || a.Status == starferry.Unknown:
+			bad = append(bad, fmt.Sprintf("%s@%d: %s", tp, cut[tp].Next, a.Status))
+		case !answered || !placed:
+			bad = append(bad, fmt.Sprintf("%s@%d: no answer", tp, cut[tp].Next))
+		}
+	}
+	for tp, p := range t.Cut {
+		m := control.Mark{State: control.Seeded, Epoch: d.p.Epoch, Cluster: d.p.Active, Handled: p.Handled}
+		if n := len(m.String()); n > control.MaxMetadata {
+			bad = append(bad, fmt.Sprintf("%s@%d: %d handled ranges need %d bytes of commit metadata, more than %d", tp, cut[tp].Next, len(p.Handled), n, control.MaxMetadata))
+		}
+	}
+	if len(bad) == 0 {
+		return nil
+	}
+	slices.Sort(bad)
+	return &Failure{Expected: fmt.Sprintf("an exact place on %s for every partition of the cut", d.p.Target), Found: bad,
+		Do: "let the group read past these places first, or set its offsets there on purpose; then switch again"}
+}
+
+// seed waits for the seeder's own word and for Kafka to say the same.
+func (d *Driver) seed() {
+	waits, cut := d.stillness()
+	if len(waits) > 0 || !cut.Equal(d.p.Cut) {
+		d.backToDrain("the old home changed", waits)
+		return
+	}
+	if waits := d.standing(d.p.Target, nil); len(waits) > 0 {
+		d.drop()
+		d.say(waits...)
+		return
+	}
+	l := d.lease(d.p.Actor)
+	if m := membership(l, d.p.Target); m == nil || m.Generation != d.p.Actor.Generation || m.Member != d.p.Actor.Member {
+		d.reseed()
+		return
+	}
+	if l.Seeded < d.firstRev {
+		d.drop()
+		d.say(fmt.Sprintf("%s to seed %s", l.Instance, d.p.Target))
+		return
+	}
+	f := d.facts(Ask{Describe: []starferry.ClusterName{d.p.Target}, Commits: []starferry.ClusterName{d.p.Target}})
+	if f != nil {
+		d.seeded(f)
+	}
+}
+
+// reseed names another seeder, in a new generation of the target only: in the
+// old one the first seed might still arrive.
+func (d *Driver) reseed() {
+	next := d.actor(d.p.Target)
+	if next == nil || next.Generation <= d.p.Actor.Generation {
+		d.drop()
+		d.say(fmt.Sprintf("a new generation of %s, for its seeder %s is gone", d.p.Target, d.p.Actor.Instance))
+		return
+	}
+	f := d.facts(Ask{Describe: []starferry.ClusterName{d.p.Target}})
+	if f == nil {
+		return
+	}
+	if waits, _ := d.members(f); len(waits) > 0 {
+		d.again(waits...)
+		return
+	}
+	d.write(d.ordered(control.Seed, next, d.p.Cut, d.p.Seeds))
+}
+
+func (d *Driver) seeded(f *Answers) {
+	waits, _ := d.members(f)
+	waits = append(waits, differences(d.p.Target, f.Commits[d.p.Target], d.p.Seeds,
+		control.Mark{State: control.Seeded, Epoch: d.p.Epoch, Cluster: d.p.Active})...)
+	actor := d.actor(d.p.Active)
+	if actor == nil {
+		waits = append(waits, "an instance that can decide on "+string(d.p.Active))
+	}
+	if len(waits) > 0 {
+		d.again(waits...)
+		return
+	}
+	d.write(d.ordered(control.Decide, actor, d.p.Cut, d.p.Seeds))
+}
+
+func (d *Driver) backToDrain(why string, waits []string) {
+	d.say(append([]string{why + ", so the drain begins again"}, waits...)...)
+	d.write(d.ordered(control.Drain, nil, nil, nil))
+}
+
+// decided announces if the commits read say that the open switch is decided.
+func (d *Driver) decided(f *Answers) bool {
+	home, e, moved := truth(map[starferry.ClusterName]Found{d.p.Active: f.Commits[d.p.Active]})
+	if moved && e >= d.p.Epoch {
+		d.repair(home, e, "Kafka says moved")
+		return true
+	}
+	return false
+}
+
+// differences compares what Kafka says with what it should say.
+func differences(c starferry.ClusterName, found Found, want starferry.Cut, mark control.Mark) []string {
+	var diff []string
+	for _, tp := range want.Partitions() {
+		got, ok := found[tp]
+		switch {
+		case !ok:
+			diff = append(diff, fmt.Sprintf("%s on %s to say %s at %d (there is no commit)", tp, c, mark.State, want[tp].Next))
+		case got.Mark == nil:
+			diff = append(diff, fmt.Sprintf("%s on %s to say %s at %d (a commit of another client says %d)", tp, c, mark.State, want[tp].Next, got.Offset))
+		case got.Mark.State != mark.State || got.Mark.Epoch != mark.Epoch || got.Mark.Cluster != mark.Cluster ||
+			!want[tp].Equal(starferry.Place{Next: got.Offset, Handled: got.Mark.Handled}):
+			diff = append(diff, fmt.Sprintf("%s on %s to say %s %d at %d (it says %s %d at %d)", tp, c, mark.State, mark.Epoch, want[tp].Next,
+				got.Mark.State, got.Mark.Epoch, got.Offset))
+		}
+	}
+	return diff
+}

@@ -1,0 +1,229 @@
+package switchover
+
+import (
+	"fmt"
+	"slices"
+
+	"github.com/starferry/starferry"
+	"github.com/starferry/starferry/control"
+)
+
+// decide waits for the one commit that moves the group. Whatever is unclear is
+// decided by reading it.
+func (d *Driver) decide() {
+	l := d.lease(d.p.Actor)
+	if l != nil && l.Decided != nil && l.Decided.Revision >= d.firstRev && l.Decided.Result == control.Accepted {
+		d.announceMove()
+		return
+	}
+	word := "nothing yet"
+	if l == nil {
+		word = "nothing, and its lease is gone"
+	} else if l.Decided != nil && l.Decided.Revision >= d.firstRev {
+		word = l.Decided.Result + " " + l.Decided.Detail
+	} else if d.now-d.phaseAt < retryEvery {
+		return // it is at work
+	}
+	// "Not moved" proves something only if the generation of the order was gone
+	// before the read began: then its commit can neither be accepted nor appear.
+	f := d.facts(Ask{Commits: []starferry.ClusterName{d.p.Active}, settled: d.newGeneration(d.p.Actor.Generation)})
+	switch {
+	case f == nil || d.decided(f):
+	case f.settled:
+		d.backToDrain(fmt.Sprintf("generation %d of %s is gone and nothing has moved", d.p.Actor.Generation, d.p.Active), nil)
+	default:
+		d.again(fmt.Sprintf("%s to decide on %s (it says %s)", d.p.Actor.Instance, d.p.Active, word))
+	}
+}
+
+// newGeneration reports whether some member is known to stand in a later
+// generation of the old home than g.
+func (d *Driver) newGeneration(g starferry.Generation) bool {
+	for _, l := range d.leases {
+		if m := membership(&l, d.p.Active); m != nil && m.Good && m.Generation > g {
+			return true
+		}
+	}
+	return false
+}
+
+// announceMove tells everyone of a decision that was accepted.
+func (d *Driver) announceMove() {
+	p := d.p
+	p.Phase, p.Active, p.Standby, p.Target = control.Announce, d.p.Target, d.p.Active, d.p.Target
+	p.Actor, p.StandbyUntil = nil, d.now+d.req.Standby
+	d.decidedAt = d.now
+	d.write(p)
+}
+
+// announce waits until every instance lives on the new home, or has been put
+// out of the group there.
+func (d *Driver) announce() {
+	var waits []string
+	for _, l := range d.leases {
+		if l.Home != d.p.Active || l.HomeEpoch < d.p.Epoch {
+			waits = append(waits, fmt.Sprintf("%s to live on %s (it says %q, epoch %d)", l.Instance, d.p.Active, l.Home, l.HomeEpoch))
+		}
+	}
+	if len(waits) > 0 {
+		d.drop()
+		d.say(waits...)
+		return
+	}
+	ask := Ask{Describe: []starferry.ClusterName{d.p.Active}, Commits: []starferry.ClusterName{d.p.Active}}
+	if d.p.Standby != "" {
+		ask.Commits = append(ask.Commits, d.p.Standby)
+	}
+	f := d.facts(ask)
+	if f == nil {
+		return
+	}
+	if home, e, _ := truth(f.Commits); home != d.p.Active || e < d.p.Epoch {
+		d.end(Failure{Expected: fmt.Sprintf("Kafka to say that the group lives on %s since epoch %d, as the placement does", d.p.Active, d.p.Epoch),
+			Found:  []string{fmt.Sprintf("Kafka says home %q, epoch %d", home, e)},
+			Stands: "both stand; nothing was changed", Do: "find out who wrote the placement (starferry audit), or who reset the offsets"})
+		return
+	}
+	for _, m := range f.Groups[d.p.Active].Members {
+		if !d.isMember(d.p.Active, m.ID) {
+			waits = append(waits, "member "+m.String()+" to get a lease, or to be put out of the group")
+		}
+	}
+	if len(waits) > 0 {
+		d.again(waits...)
+		return
+	}
+	p := d.p
+	p.Phase, p.Target, p.Actor = control.Steady, "", nil
+	d.write(p)
+}
+
+func (d *Driver) isMember(c starferry.ClusterName, id string) bool {
+	return slices.ContainsFunc(d.leases, func(l control.Lease) bool {
+		m := membership(&l, c)
+		return m != nil && m.Member == id
+	})
+}
+
+// verify compares the first record of each partition with the cut, and gives
+// quiet partitions a moment.
+func (d *Driver) verify() {
+	if d.p.Active != d.req.Target {
+		d.enter(looking) // somebody else's switch is over; now for this one
+		return
+	}
+	first := d.firsts()
+	if len(first) < len(d.p.Seeds) && d.now-d.phaseAt < d.req.Verify {
+		d.say(fmt.Sprintf("the first record of %d of %d partitions", len(d.p.Seeds)-len(first), len(d.p.Seeds)))
+		return
+	}
+	var early []string
+	for _, tp := range d.p.Seeds.Partitions() {
+		if p, ok := first[tp]; ok && p.From < d.p.Seeds[tp].Next {
+			early = append(early, fmt.Sprintf("%s began at %d, before %d", tp, p.From, d.p.Seeds[tp].Next))
+		}
+	}
+	if len(early) > 0 {
+		d.end(Failure{Expected: "the first record of each partition to follow the cut", Found: early, Moved: true,
+			Stands: fmt.Sprintf("the group lives on %s (epoch %d) and has handled these records twice", d.p.Active, d.p.Epoch),
+			Do:     "check whether offsets were reset by hand meanwhile"})
+		return
+	}
+	d.finish()
+}
+
+func (d *Driver) firsts() map[starferry.TopicPartition]control.Pause {
+	first := map[starferry.TopicPartition]control.Pause{}
+	for _, l := range d.leases {
+		for _, p := range l.Pauses {
+			if old, ok := first[p.Partition]; p.Epoch == d.p.Epoch && p.First != 0 && (!ok || p.First < old.First) {
+				first[p.Partition] = p
+			}
+		}
+	}
+	return first
+}
+
+func (d *Driver) finish(notes ...string) {
+	r := Report{Group: d.req.Group, Source: d.req.Source, Target: d.req.Target, Epoch: d.p.Epoch, Cut: d.p.Cut, Seeds: d.p.Seeds,
+		Exact: d.exact, Pauses: map[starferry.TopicPartition]float64{}, Notes: notes, Attempts: d.attempts}
+	if d.drainAt != 0 && d.decidedAt != 0 {
+		r.ControlMS = float64(d.decidedAt - d.drainAt)
+	}
+	for tp, p := range d.firsts() {
+		seed, ok := d.p.Seeds[tp]
+		if p.Last != 0 && p.First >= p.Last {
+			r.Pauses[tp] = float64(p.First-p.Last) / 1000
+		}
+		if ok && p.From > after(seed) {
+			r.Notes = append(r.Notes, fmt.Sprintf("%s began at %d, not at %d: markers, compaction or a skip", tp, p.From, after(seed)))
+		}
+	}
+	for _, l := range d.leases {
+		r.Instances = append(r.Instances, string(l.Instance))
+		for _, x := range l.Repeats {
+			r.Repeats = append(r.Repeats, fmt.Sprintf("%s %s [%d, %d): %s", x.Cluster, x.Partition, x.Range.From, x.Range.To, x.Reason))
+		}
+	}
+	slices.Sort(r.Notes)
+	d.ended = true
+	d.do(Finished{r})
+}
+
+// after is the first offset of a place that is not handled yet.
+func after(p starferry.Place) starferry.Offset {
+	next := p.Next
+	for _, r := range p.Handled {
+		if r.Contains(next) {
+			next = r.To
+		}
+	}
+	return next
+}
+
+// undo waits until every instance is back at work on the old home. If an order
+// to decide was given, its commit is looked for until it can come no more.
+func (d *Driver) undo() {
+	waits := d.heard(func(l control.Lease) string {
+		m := membership(&l, d.p.Active)
+		switch {
+		case l.Drained != 0:
+			return "still stands still"
+		case m == nil || !m.Good:
+			return "is between two generations of " + string(d.p.Active)
+		case d.decideGen != 0 && m.Generation <= d.decideGen:
+			return fmt.Sprintf("is in generation %d of %s, in which a decision might still come", m.Generation, d.p.Active)
+		case l.Home != d.p.Active:
+			return fmt.Sprintf("says its home is %q", l.Home)
+		}
+		return ""
+	})
+	if len(waits) == 0 && d.decideGen == 0 {
+		d.undone("everyone is back at work there")
+		return
+	}
+	// A read proves the absence of the decision only if it was begun when all
+	// stood in a later generation already.
+	f := d.facts(Ask{Commits: []starferry.ClusterName{d.p.Active}, settled: len(waits) == 0})
+	switch {
+	case f == nil:
+	case d.decided(f):
+		d.failing, d.undoOther = nil, false
+	case f.settled:
+		d.undone("everyone is back at work there")
+	default:
+		d.again(waits...)
+	}
+}
+
+// undone ends an undone switch, or goes on with this one after another's.
+func (d *Driver) undone(how string) {
+	if d.undoOther {
+		d.undoOther, d.decideGen = false, 0
+		d.enter(looking)
+		return
+	}
+	f := *d.failing
+	f.Stands = fmt.Sprintf("the group lives on %s as before (epoch %d is burnt); %s", d.p.Active, d.p.Epoch, how)
+	d.end(f)
+}

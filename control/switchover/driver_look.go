@@ -1,0 +1,247 @@
+package switchover
+
+import (
+	"fmt"
+	"slices"
+
+	"github.com/starferry/starferry"
+	"github.com/starferry/starferry/control"
+)
+
+// look finds out where the group lives and what is open, and begins, continues,
+// repairs or ends accordingly.
+func (d *Driver) look() {
+	switch {
+	case d.stored && d.p.Open() && !d.mine():
+		d.others()
+		return
+	case d.stored && d.p.Phase == control.Announce:
+		d.enter(announcing)
+		return
+	}
+	clusters := []starferry.ClusterName{d.req.Source, d.req.Target}
+	f := d.facts(Ask{Describe: clusters, Commits: clusters, Link: d.topics()})
+	if f == nil {
+		return
+	}
+	home, epoch, moved := truth(f.Commits)
+	switch {
+	case moved && epoch >= d.p.Epoch && (!d.stored || d.p.Open() || home != d.p.Active):
+		d.repair(home, epoch, "Kafka says moved")
+	case d.stored && home != "" && epoch > d.p.Epoch && home != d.p.Active:
+		d.repair(home, epoch, "Kafka knows a later epoch")
+	case d.stored && d.p.Open():
+		d.takeOver(f)
+	default:
+		d.begin(f, home)
+	}
+}
+
+// others waits for somebody else's switch to end, and undoes it if nobody
+// drives it any more.
+func (d *Driver) others() {
+	patience := max(d.p.DrainDeadlineMS, d.req.DrainDeadline)
+	if d.now-d.beatAt <= patience {
+		d.say(fmt.Sprintf("a switch to %s by %q is open since epoch %d; it goes on, or is undone after %d ms of silence", d.p.Target, d.p.By, d.p.Epoch, patience))
+		if d.now >= d.retryAt {
+			d.retryAt = d.now + 4*retryEvery
+			d.reading = true
+			d.do(ReadStored{})
+		}
+		return
+	}
+	d.undoOther = true
+	d.decideGen = 0
+	if d.p.Phase == control.Decide && d.p.Actor != nil {
+		d.decideGen = d.p.Actor.Generation
+	}
+	d.write(d.steadyBack())
+}
+
+// repair announces what Kafka has decided and KV does not know.
+func (d *Driver) repair(home starferry.ClusterName, e starferry.Epoch, why string) {
+	p := d.p
+	switch {
+	case p.Active != home && p.Active != "":
+		p.Standby = p.Active
+	case p.Active == "" && home == d.req.Target: // nothing was stored
+		p.Standby = d.req.Source
+	case p.Active == "":
+		p.Standby = d.req.Target
+	}
+	p.Epoch, p.Phase, p.Active, p.Target, p.Actor = e, control.Announce, home, home, nil
+	p.StandbyUntil, d.decidedAt = d.now+d.req.Standby, d.now
+	d.say(fmt.Sprintf("%s: the group lives on %s since epoch %d, so the placement is set right", why, home, e))
+	d.write(p)
+}
+
+// takeOver continues this request's own open switch, which an agent that is
+// gone has left.
+func (d *Driver) takeOver(f *Answers) {
+	if d.p.Link != d.req.Link || d.p.Active != d.req.Source {
+		d.fail(Failure{Expected: fmt.Sprintf("the open switch to lead from %s over link %s", d.req.Source, d.req.Link),
+			Found: []string{fmt.Sprintf("it leads from %s over link %s", d.p.Active, d.p.Link)},
+			Do:    "ask again with the same source, target and link, or with another token"})
+		return
+	}
+	d.follow()
+}
+
+// begin opens the switch if there is something to be done and nothing speaks
+// against it.
+func (d *Driver) begin(f *Answers, home starferry.ClusterName) {
+	if home == "" && d.stored {
+		home = d.p.Active
+	}
+	if home == "" {
+		home = d.req.Source
+	}
+	if home == d.req.Target {
+		d.there()
+		return
+	}
+	if refusal := d.survey(f, home); refusal != nil {
+		refusal.Stands = fmt.Sprintf("nothing has been changed; the group lives on %s", home)
+		d.fail(*refusal)
+		return
+	}
+	d.write(control.Placement{
+		Epoch: d.highest(f.Commits) + 1, Phase: control.Prepare, Active: d.req.Source, Target: d.req.Target,
+		Link: d.req.Link, DrainDeadlineMS: d.req.DrainDeadline, By: d.req.By, Why: d.req.Why, Token: d.req.Token,
+	})
+}
+
+// there ends a switch that is done already: by this request, or by another.
+func (d *Driver) there() {
+	if d.stored && d.p.Token == d.req.Token && d.p.Active == d.req.Target && d.p.Cut != nil {
+		d.attempts = max(d.attempts, 1)
+		d.finish("it was made before, by the same request")
+		return
+	}
+	d.finish(fmt.Sprintf("the group lived on %s already", d.req.Target))
+}
+
+// survey refuses what could not end well, before anything is changed.
+func (d *Driver) survey(f *Answers, home starferry.ClusterName) *Failure {
+	if home != d.req.Source {
+		return &Failure{Expected: fmt.Sprintf("the group to live on %s", d.req.Source), Found: []string{fmt.Sprintf("it lives on %s", home)},
+			Do: fmt.Sprintf("switch it from %s", home)}
+	}
+	src := f.Groups[d.req.Source]
+	for _, c := range []starferry.ClusterName{d.req.Source, d.req.Target} {
+		if t := f.Groups[c].ProtocolType; t != "" && t != "consumer" {
+			return &Failure{Expected: fmt.Sprintf("an ordinary consumer group on %s", c), Found: []string{fmt.Sprintf("a group of protocol type %q", t)},
+				Do: "groups of Kafka Connect, Streams and share groups are moved by their own tools"}
+		}
+	}
+	if len(d.leases) == 0 {
+		return d.nobody(src, f.Commits[d.req.Source])
+	}
+	if old := d.outdated(); len(old) > 0 {
+		return &Failure{Expected: fmt.Sprintf("every instance to speak protocol version %d", control.ProtocolVersion), Found: old,
+			Do: "deploy a newer library to them first"}
+	}
+	var foreign []string
+	for tp, c := range f.Commits[d.req.Target] {
+		if c.Mark == nil {
+			foreign = append(foreign, fmt.Sprintf("%s at %d", tp, c.Offset))
+		}
+	}
+	if slices.Sort(foreign); len(foreign) > 0 {
+		return &Failure{Expected: fmt.Sprintf("no offsets of another client for this group on %s", d.req.Target), Found: foreign,
+			Do: fmt.Sprintf("make sure that nothing else uses the group there, then delete its offsets: kafka-consumer-groups.sh --delete-offsets on %s", d.req.Target)}
+	}
+	return d.lanes(f.Link)
+}
+
+func (d *Driver) nobody(src GroupSeen, commits Found) *Failure {
+	fail := &Failure{Expected: "live instances that use the starferry library"}
+	for _, m := range src.Members {
+		fail.Found = append(fail.Found, "member "+m.String()+" without a lease")
+	}
+	switch {
+	case len(src.Members) > 0:
+		fail.Do = "deploy the library to that service and give it the address of NATS, or stop it"
+	case len(commits) > 0:
+		fail.Found = []string{fmt.Sprintf("committed offsets of %d partitions on %s and no member", len(commits), d.req.Source)}
+		fail.Do = "start the service and switch again"
+	default:
+		fail.Found = []string{fmt.Sprintf("neither a member nor a committed offset of this group on %s", d.req.Source)}
+		fail.Do = "check the name of the group"
+	}
+	return fail
+}
+
+// String names the member as an operator finds it.
+func (m MemberSeen) String() string {
+	return fmt.Sprintf("%s (client id %s, host %s)", m.ID, m.Client, m.Host)
+}
+
+func (d *Driver) outdated() []string {
+	var old []string
+	for _, l := range d.leases {
+		if l.Version < control.ProtocolVersion {
+			old = append(old, fmt.Sprintf("%s on %s speaks version %d (library %s)", l.Instance, l.Host, l.Version, l.Library))
+		}
+	}
+	return old
+}
+
+// lanes refuses topics that the link does not copy and lanes that will not move
+// by themselves.
+func (d *Driver) lanes(l *LinkSeen) *Failure {
+	if l == nil {
+		l = &LinkSeen{}
+	}
+	var outside, stopped []string
+	for _, tp := range d.partitions() {
+		if why, ok := l.Stopped[tp]; ok {
+			stopped = append(stopped, fmt.Sprintf("%s: %s", tp, why))
+		} else if _, ok := l.Lag[tp]; !ok {
+			outside = append(outside, tp.String())
+		}
+	}
+	if len(outside) > 0 {
+		return &Failure{Expected: fmt.Sprintf("every partition the group reads to be copied by link %s", d.req.Link), Found: outside,
+			Do: "add their topics to the link with replicate, or unsubscribe from them"}
+	}
+	if len(stopped) > 0 {
+		return &Failure{Expected: fmt.Sprintf("every lane of link %s to be healthy", d.req.Link), Found: stopped,
+			Do: "remove the reason, then switch again"}
+	}
+	return nil
+}
+
+// topics are those the live instances subscribe to.
+func (d *Driver) topics() []starferry.Topic {
+	seen := map[starferry.Topic]bool{}
+	var all []starferry.Topic
+	for _, l := range d.leases {
+		for _, t := range l.Topics {
+			if !seen[t] {
+				seen[t] = true
+				all = append(all, t)
+			}
+		}
+	}
+	slices.Sort(all)
+	return all
+}
+
+// partitions are those the members own, on any cluster of the switch, in order.
+func (d *Driver) partitions() []starferry.TopicPartition {
+	seen := map[starferry.TopicPartition]bool{}
+	for _, l := range d.leases {
+		for _, m := range l.Memberships {
+			for _, tp := range m.Partitions {
+				seen[tp] = true
+			}
+		}
+	}
+	all := make([]starferry.TopicPartition, 0, len(seen))
+	for tp := range seen {
+		all = append(all, tp)
+	}
+	slices.SortFunc(all, starferry.TopicPartition.Compare)
+	return all
+}
