@@ -46,17 +46,3 @@ func (p *Program) Phases() []string {
 	}
 	return out
 }
-
-// Load reads, checks and runs the top level of a script. The source provider
-// is rooted at the script's root; filename and all load() paths are slash
-// separated and stay below it.
-func Load(src Source, filename string, reg *Registry) (*Program, error) {
-	return nil, &ScriptError{Where: filename, Text: "loading is not available"}
-}
-
-// LoadExec makes a program of one phase from a snippet, as in
-// skip(group = "orders", at = "orders/7@184223", reason = "INC-1"); the values
-// of its expression statements are printed.
-func LoadExec(snippet string, reg *Registry) (*Program, error) {
-	return nil, &ScriptError{Where: "exec", Text: "loading is not available"}
-}

@@ -2,6 +2,7 @@ package scripting
 
 import (
 	"context"
+	"fmt"
 	"time"
 )
 
@@ -47,15 +48,68 @@ type PhaseStatus struct {
 
 // Status tells where a run stands. An unknown run is a *UsageError.
 func (r *Runner) Status(ctx context.Context, run string) (*Status, error) {
-	return nil, usagef("status is not available")
+	h, err := r.read(ctx, run)
+	if err != nil {
+		return nil, err
+	}
+	return h.status(r.Registry), nil
+}
+
+func (h *history) status(reg *Registry) *Status {
+	p := h.pinned
+	s := &Status{Run: h.run, Name: p.Name, File: p.File, By: p.By, Params: p.Params, Locks: p.Locks, State: h.state,
+		Started: time.UnixMilli(h.started), Updated: time.UnixMilli(h.updated), Held: h.held(reg), Error: h.err}
+	for _, name := range p.Phases {
+		ph := h.phase(name)
+		s.Phases = append(s.Phases, PhaseStatus{Name: name, State: ph.state, Started: milli(ph.started), Ended: milli(ph.ended), Error: ph.err})
+		for _, st := range append(ph.do[:len(ph.do):len(ph.do)], ph.undo...) {
+			if st.open() {
+				s.Open = st.id + "  " + st.text(reg)
+			}
+		}
+	}
+	if h.state != StateFinished && h.state != StateRolledBack || len(s.Held) > 0 {
+		s.Next = h.next(reg)
+	}
+	return s
+}
+
+func milli(ms int64) time.Time {
+	if ms == 0 {
+		return time.Time{}
+	}
+	return time.UnixMilli(ms)
 }
 
 // Runs tells where all runs stand, oldest first.
 func (r *Runner) Runs(ctx context.Context) ([]Status, error) {
-	return nil, usagef("status is not available")
+	names, err := r.Journal.Runs(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("list runs: %w", err)
+	}
+	var out []Status
+	for _, run := range names {
+		s, err := r.Status(ctx, run)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, *s)
+	}
+	return out, nil
 }
 
 // History returns a run's journal as events, for people.
 func (r *Runner) History(ctx context.Context, run string) ([]Event, error) {
-	return nil, usagef("status is not available")
+	records, err := r.Journal.Read(ctx, run)
+	if err != nil {
+		return nil, fmt.Errorf("read run %s: %w", run, err)
+	}
+	if len(records) == 0 {
+		return nil, usagef("run %s: not in the journal; 'starferry runs' lists those that are", run)
+	}
+	var out []Event
+	for _, rec := range records {
+		out = append(out, eventOf(r.Registry, rec))
+	}
+	return out, nil
 }
