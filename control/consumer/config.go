@@ -1,0 +1,188 @@
+package consumer
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"time"
+
+	"github.com/nats-io/nats.go"
+
+	"github.com/starferry/starferry"
+)
+
+// Start says where a partition begins that has no commit anywhere.
+type Start string
+
+// The start policies. The zero value is Refuse: a partition is never started at
+// its beginning or end by accident.
+const (
+	Refuse   Start = ""
+	Earliest Start = "earliest"
+	Latest   Start = "latest"
+)
+
+// Config is what Open needs to know.
+type Config struct {
+	Group  starferry.Group
+	Topics []starferry.Topic
+	// Clusters are all clusters the group may ever live on.
+	Clusters []starferry.Cluster
+	// Home is where the group lives as long as no commit says anything else.
+	// It may be empty if there is one cluster.
+	Home starferry.ClusterName
+	// NATS connects the instance with the agent; nil works without. Its loss
+	// stops nothing. The connection stays the caller's.
+	NATS *nats.Conn
+	// Instance names this process; it travels in Kafka's client id. Empty: a
+	// random name.
+	Instance starferry.InstanceID
+	Labels   map[string]string
+	// Start says where partitions without a commit begin.
+	Start Start
+
+	// CommitInterval is how often low-water marks are committed; 0 means 200 ms.
+	CommitInterval time.Duration
+	// SessionTimeout and HeartbeatInterval as Kafka's session.timeout.ms and
+	// heartbeat.interval.ms; 0 means 10 s and 1 s.
+	SessionTimeout    time.Duration
+	HeartbeatInterval time.Duration
+	// RebalanceTimeout is how long a rebalance waits for this instance to
+	// finish what is in flight, as Kafka's max.poll.interval.ms; 0 means 60 s.
+	RebalanceTimeout time.Duration
+	// DrainDeadline is how long the instance stands still for a switch when no
+	// agent says otherwise; 0 means 30 s.
+	DrainDeadline time.Duration
+	// QueueHigh and QueueLow bound the records waiting per partition: at high
+	// its fetching stops, at low it goes on; 0 means 2000 and half of high.
+	QueueHigh, QueueLow int
+	// FetchWait is the longest a broker holds back an empty answer; 0 means
+	// 500 ms.
+	FetchWait time.Duration
+	// RetryMin and RetryMax bound the pause before a record whose handler
+	// failed is handed out again; 0 means 100 ms and 10 s.
+	RetryMin, RetryMax time.Duration
+	// StayOnClose keeps the membership when the consumer closes, until its
+	// session times out: for restarts that are faster than that.
+	StayOnClose bool
+
+	// Logger is told what happens; nil discards.
+	Logger *slog.Logger
+	Hooks  Hooks
+}
+
+// Hooks are called on the consumer's own goroutine and must not block.
+type Hooks struct {
+	// Assigned is called when fetching begins, Revoked when nothing is in
+	// flight any more.
+	Assigned func(starferry.ClusterName, []starferry.TopicPartition)
+	Revoked  func(starferry.ClusterName, []starferry.TopicPartition)
+}
+
+// Handler handles one record. An error makes it be called again with the same
+// record, after a pause; the partition waits. The context ends when the record
+// is skipped or the consumer can wait no longer; a handler that then returns an
+// error has not handled the record.
+type Handler func(ctx context.Context, r Record) error
+
+// Record is one record as a handler sees it.
+type Record struct {
+	Cluster   starferry.ClusterName
+	Topic     starferry.Topic
+	Partition starferry.Partition
+	Offset    starferry.Offset
+	Key       []byte
+	Value     []byte
+	Headers   []Header
+	Timestamp time.Time
+}
+
+// Header is one header of a record.
+type Header struct {
+	Key   string
+	Value []byte
+}
+
+// TopicPartition names the record's partition.
+func (r Record) TopicPartition() starferry.TopicPartition {
+	return starferry.TopicPartition{Topic: r.Topic, Partition: r.Partition}
+}
+
+func (c Config) checked() (Config, error) {
+	var errs []error
+	bad := func(format string, a ...any) { errs = append(errs, fmt.Errorf(format, a...)) }
+	if c.Group == "" {
+		bad("group is empty: name the consumer group")
+	}
+	if len(c.Topics) == 0 {
+		bad("topics is empty: name at least one topic")
+	}
+	if len(c.Clusters) == 0 {
+		bad("clusters is empty: name at least one cluster")
+	}
+	seen := map[starferry.ClusterName]bool{}
+	for i, cl := range c.Clusters {
+		switch {
+		case cl.Name == "":
+			bad("cluster %d has no name: name it", i)
+		case seen[cl.Name]:
+			bad("cluster %q is given twice: remove one", cl.Name)
+		case len(cl.Brokers) == 0:
+			bad("cluster %q has no brokers: give at least one host:port", cl.Name)
+		}
+		seen[cl.Name] = true
+	}
+	if c.Home == "" && len(c.Clusters) == 1 {
+		c.Home = c.Clusters[0].Name
+	}
+	if len(c.Clusters) > 0 && !seen[c.Home] {
+		bad("home %q is none of the clusters: set it to one of them", c.Home)
+	}
+	if !slices.Contains([]Start{Refuse, Earliest, Latest}, c.Start) {
+		bad("start %q is unknown: use earliest, latest, or leave it empty to refuse", c.Start)
+	}
+	c.defaults()
+	if c.HeartbeatInterval*2 > c.SessionTimeout {
+		bad("heartbeat interval %s is more than half the session timeout %s: lower it", c.HeartbeatInterval, c.SessionTimeout)
+	}
+	return c, errors.Join(errs...)
+}
+
+func (c *Config) defaults() {
+	set := func(d *time.Duration, v time.Duration) {
+		if *d <= 0 {
+			*d = v
+		}
+	}
+	set(&c.CommitInterval, 200*time.Millisecond)
+	set(&c.SessionTimeout, 10*time.Second)
+	set(&c.HeartbeatInterval, min(time.Second, c.SessionTimeout/3))
+	set(&c.RebalanceTimeout, time.Minute)
+	set(&c.DrainDeadline, 30*time.Second)
+	set(&c.FetchWait, 500*time.Millisecond)
+	set(&c.RetryMin, 100*time.Millisecond)
+	set(&c.RetryMax, max(c.RetryMin, 10*time.Second))
+	if c.QueueHigh <= 0 {
+		c.QueueHigh = 2000
+	}
+	if c.QueueLow <= 0 || c.QueueLow >= c.QueueHigh {
+		c.QueueLow = c.QueueHigh / 2
+	}
+	if c.Instance == "" {
+		c.Instance = starferry.InstanceID("instance-" + token(4))
+	}
+	if c.Logger == nil {
+		c.Logger = slog.New(slog.DiscardHandler)
+	}
+}
+
+// token returns n random bytes as hex.
+func token(n int) string {
+	b := make([]byte, n)
+	rand.Read(b) //nolint:errcheck // crypto/rand.Read never returns an error
+	return hex.EncodeToString(b)
+}

@@ -1,0 +1,368 @@
+package consumer
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/segmentio/kafka-go"
+	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"github.com/starferry/starferry"
+	"github.com/starferry/starferry/control/switchover"
+	"github.com/starferry/starferry/internal/wire"
+)
+
+// membership is one group membership on one cluster: it joins, syncs and
+// heartbeats when it is told to, and says what became of it. The member id
+// survives cut connections, so that no zombie of this process holds partitions.
+type membership struct {
+	c    *Consumer
+	wc   *wire.Cluster
+	name starferry.ClusterName
+
+	mu       sync.Mutex
+	wantJoin bool
+	wantGone bool
+	nonce    int64
+	cancel   context.CancelFunc // of the join under way
+	poked    chan struct{}
+	beaten   chan struct{} // closed and replaced after every heartbeat
+
+	// Of the run goroutine alone.
+	id         string
+	gen        int32
+	leader     bool
+	signalled  bool // the machine knows of the rebalance
+	partitions map[starferry.Topic]int
+	looked     time.Time
+
+	good atomic.Int64 // sinceBoot when the last answered heartbeat was sent
+}
+
+func newMembership(c *Consumer, wc *wire.Cluster) *membership {
+	return &membership{c: c, wc: wc, name: wc.Name(), gen: -1, poked: make(chan struct{}, 1), beaten: make(chan struct{})}
+}
+
+// join asks for a new assignment; nonce changes the user data.
+func (m *membership) join(nonce int64) {
+	m.mu.Lock()
+	m.wantJoin, m.wantGone = true, false
+	m.nonce = max(m.nonce, nonce)
+	m.mu.Unlock()
+	m.poke()
+}
+
+func (m *membership) leave() {
+	m.mu.Lock()
+	m.wantJoin, m.wantGone = false, true
+	if m.cancel != nil {
+		m.cancel()
+	}
+	m.mu.Unlock()
+	m.poke()
+}
+
+// poke makes it heartbeat now, or carry out what it was asked.
+func (m *membership) poke() {
+	select {
+	case m.poked <- struct{}{}:
+	default:
+	}
+}
+
+func (m *membership) run(ctx context.Context) {
+	tick := time.NewTicker(m.c.cfg.HeartbeatInterval)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-m.poked:
+		case <-tick.C:
+		}
+		m.mu.Lock()
+		join, gone := m.wantJoin, m.wantGone
+		jctx, cancel := context.WithCancel(ctx)
+		m.wantJoin, m.wantGone, m.cancel = false, false, cancel
+		m.mu.Unlock()
+		switch {
+		case gone:
+			m.depart(ctx)
+		case join:
+			m.joinUntil(jctx)
+		case m.gen >= 0:
+			m.heartbeat(ctx)
+		}
+		cancel()
+	}
+}
+
+// joinUntil joins and syncs until it has an assignment or is told to stop.
+func (m *membership) joinUntil(ctx context.Context) {
+	for wait := 50 * time.Millisecond; ctx.Err() == nil; wait = min(2*wait, 2*time.Second) {
+		a, err := m.joinOnce(ctx)
+		if err == nil {
+			m.signalled = false
+			m.c.post(func() { m.c.step(*a) })
+			return
+		}
+		if ctx.Err() != nil {
+			return
+		}
+		var code kafka.Error
+		if errors.As(err, &code) && (code == kafka.MemberIDRequired || code == kafka.RebalanceInProgress) {
+			wait = time.Millisecond
+			continue
+		}
+		m.c.log.Warn("join group", "cluster", m.name, "error", err)
+		select {
+		case <-ctx.Done():
+		case <-time.After(wait):
+		}
+	}
+}
+
+// joinOnce is one JoinGroup and one SyncGroup.
+func (m *membership) joinOnce(ctx context.Context) (*switchover.Assigned, error) {
+	resp, err := m.askJoin(ctx)
+	if err != nil {
+		return nil, err
+	}
+	m.id, m.gen, m.leader = resp.MemberID, resp.Generation, resp.LeaderID == resp.MemberID
+	protocol := ""
+	if resp.Protocol != nil {
+		protocol = *resp.Protocol
+	}
+	sync := kmsg.NewPtrSyncGroupRequest()
+	sync.Group, sync.Generation, sync.MemberID = string(m.c.cfg.Group), m.gen, m.id
+	sync.ProtocolType, sync.Protocol = kmsg.StringPtr("consumer"), &protocol
+	if m.leader {
+		plan, topics, err := subscriptions(resp.Members)
+		if err != nil {
+			return nil, err
+		}
+		counts, err := m.count(ctx, topics)
+		if err != nil {
+			return nil, err
+		}
+		m.partitions, m.looked = counts, time.Now()
+		sync.GroupAssignment = assign(protocol, plan, counts)
+	}
+	sent := sinceBoot()
+	r, err := m.wc.DoGroup(ctx, m.c.cfg.Group, sync)
+	if err != nil {
+		return nil, fmt.Errorf("sync group %s: %w", m.c.cfg.Group, err)
+	}
+	answer, ok := r.(*kmsg.SyncGroupResponse)
+	if !ok {
+		return nil, fmt.Errorf("sync group %s: answered by %T", m.c.cfg.Group, r)
+	}
+	if err := m.fenced(answer.ErrorCode); err != nil {
+		return nil, fmt.Errorf("sync group %s: %w", m.c.cfg.Group, err)
+	}
+	own, err := assigned(answer.MemberAssignment)
+	if err != nil {
+		return nil, err
+	}
+	counts, err := m.count(ctx, m.c.cfg.Topics)
+	if err != nil {
+		return nil, err
+	}
+	m.good.Store(sent)
+	return &switchover.Assigned{Cluster: m.name, Member: m.id, Generation: starferry.Generation(m.gen), Own: own, All: all(counts)}, nil
+}
+
+func (m *membership) askJoin(ctx context.Context) (*kmsg.JoinGroupResponse, error) {
+	m.mu.Lock()
+	nonce := m.nonce
+	m.mu.Unlock()
+	req := kmsg.NewPtrJoinGroupRequest()
+	req.Group, req.MemberID, req.ProtocolType = string(m.c.cfg.Group), m.id, "consumer"
+	req.SessionTimeoutMillis = int32(m.c.cfg.SessionTimeout.Milliseconds())
+	req.RebalanceTimeoutMillis = int32(m.c.cfg.RebalanceTimeout.Milliseconds())
+	meta := kmsg.NewConsumerMemberMetadata()
+	for _, t := range m.c.cfg.Topics {
+		meta.Topics = append(meta.Topics, string(t))
+	}
+	slices.Sort(meta.Topics)
+	meta.UserData = fmt.Appendf(nil, "starferry boot=%s n=%d", m.c.boot, nonce)
+	text := meta.AppendTo(nil)
+	for _, name := range []string{rangeAssignor, roundRobinAssignor} {
+		p := kmsg.NewJoinGroupRequestProtocol()
+		p.Name, p.Metadata = name, text
+		req.Protocols = append(req.Protocols, p)
+	}
+	r, err := m.wc.DoGroup(ctx, m.c.cfg.Group, req)
+	if err != nil {
+		return nil, fmt.Errorf("join group %s: %w", m.c.cfg.Group, err)
+	}
+	resp, ok := r.(*kmsg.JoinGroupResponse)
+	if !ok {
+		return nil, fmt.Errorf("join group %s: answered by %T", m.c.cfg.Group, r)
+	}
+	if kafka.Error(resp.ErrorCode) == kafka.MemberIDRequired {
+		m.id = resp.MemberID
+	}
+	if err := m.fenced(resp.ErrorCode); err != nil {
+		return nil, fmt.Errorf("join group %s: %w", m.c.cfg.Group, err)
+	}
+	return resp, nil
+}
+
+// fenced obeys the codes that end a membership.
+func (m *membership) fenced(code int16) error {
+	switch kafka.Error(code) {
+	case 0:
+		return nil
+	case kafka.UnknownMemberId, kafka.FencedInstanceID:
+		m.id, m.gen = "", -1
+	case kafka.IllegalGeneration:
+		m.gen = -1
+	}
+	return kafka.Error(code)
+}
+
+// heartbeat tells the coordinator that the member lives, and hears from it
+// whether it still is one.
+func (m *membership) heartbeat(ctx context.Context) {
+	defer m.beat()
+	hctx, cancel := context.WithTimeout(ctx, max(m.c.cfg.HeartbeatInterval, m.c.cfg.SessionTimeout/3))
+	defer cancel()
+	req := kmsg.NewPtrHeartbeatRequest()
+	req.Group, req.Generation, req.MemberID = string(m.c.cfg.Group), m.gen, m.id
+	sent := sinceBoot()
+	r, err := m.wc.DoGroup(hctx, m.c.cfg.Group, req)
+	if err != nil {
+		if ctx.Err() == nil {
+			m.c.log.Warn("heartbeat", "cluster", m.name, "error", err)
+		}
+		return
+	}
+	resp, ok := r.(*kmsg.HeartbeatResponse)
+	if !ok {
+		return
+	}
+	switch code := kafka.Error(resp.ErrorCode); code {
+	case 0:
+		m.good.Store(sent)
+		m.lookForPartitions(ctx)
+	case kafka.RebalanceInProgress:
+		m.good.Store(sent)
+		if !m.signalled {
+			m.signalled = true
+			m.c.post(func() { m.c.step(switchover.Rebalance{Cluster: m.name}) })
+		}
+	case kafka.UnknownMemberId, kafka.IllegalGeneration, kafka.FencedInstanceID:
+		m.fenced(resp.ErrorCode) //nolint:errcheck // told below
+		m.gen = -1
+		m.c.log.Warn("membership lost", "cluster", m.name, "reason", code.Title())
+		m.c.post(func() { m.c.step(switchover.Lost{Cluster: m.name, Reason: code.Title()}) })
+	default:
+		m.c.log.Warn("heartbeat", "cluster", m.name, "error", code)
+	}
+}
+
+// beat wakes those who wait for a heartbeat.
+func (m *membership) beat() {
+	m.mu.Lock()
+	close(m.beaten)
+	m.beaten = make(chan struct{})
+	m.mu.Unlock()
+}
+
+// alive returns true once a heartbeat sent within the last half session was
+// answered. After a freeze it asks the coordinator first.
+func (m *membership) alive(ctx context.Context) bool {
+	limit := int64(m.c.cfg.SessionTimeout / 2)
+	for sinceBoot()-m.good.Load() > limit {
+		m.mu.Lock()
+		beaten := m.beaten
+		m.mu.Unlock()
+		m.poke()
+		select {
+		case <-ctx.Done():
+			return false
+		case <-beaten:
+		case <-time.After(m.c.cfg.HeartbeatInterval):
+		}
+	}
+	return ctx.Err() == nil
+}
+
+// isAlive is alive without waiting.
+func (m *membership) isAlive() bool {
+	return sinceBoot()-m.good.Load() <= int64(m.c.cfg.SessionTimeout/2)
+}
+
+// lookForPartitions lets the leader notice partitions that were added.
+func (m *membership) lookForPartitions(ctx context.Context) {
+	every := 30 * time.Second
+	for _, n := range m.partitions {
+		if n == 0 {
+			every = 2 * time.Second // a topic that does not exist yet
+		}
+	}
+	if !m.leader || m.signalled || time.Since(m.looked) < every {
+		return
+	}
+	m.looked = time.Now()
+	topics := make([]starferry.Topic, 0, len(m.partitions))
+	for t := range m.partitions {
+		topics = append(topics, t)
+	}
+	counts, err := m.count(ctx, topics)
+	if err != nil {
+		return // asked again
+	}
+	for t, n := range counts {
+		if m.partitions[t] != n {
+			m.c.log.Info("partitions changed", "cluster", m.name, "topic", t, "from", m.partitions[t], "to", n)
+			m.signalled = true
+			m.c.post(func() { m.c.step(switchover.Rebalance{Cluster: m.name}) })
+			return
+		}
+	}
+}
+
+func (m *membership) depart(ctx context.Context) {
+	id := m.id
+	m.id, m.gen, m.leader, m.signalled = "", -1, false, false
+	defer m.c.post(func() { m.c.departed(m.name) })
+	if id == "" || m.c.cfg.StayOnClose && m.c.closing() {
+		return
+	}
+	lctx, cancel := context.WithTimeout(ctx, 2*time.Second)
+	defer cancel()
+	req := kmsg.NewPtrLeaveGroupRequest()
+	req.Group = string(m.c.cfg.Group)
+	who := kmsg.NewLeaveGroupRequestMember()
+	who.MemberID = id
+	who.Reason = kmsg.StringPtr("starferry instance leaves")
+	req.Members = append(req.Members, who)
+	if _, err := m.wc.DoGroup(lctx, m.c.cfg.Group, req); err != nil && ctx.Err() == nil {
+		m.c.log.Warn("leave group", "cluster", m.name, "error", err)
+	}
+}
+
+// count returns how many partitions each topic has; 0 for a topic that does not
+// exist.
+func (m *membership) count(ctx context.Context, topics []starferry.Topic) (map[starferry.Topic]int, error) {
+	md, err := m.wc.Metadata(ctx, topics...)
+	if err != nil {
+		return nil, fmt.Errorf("read partitions of %v: %w", topics, err)
+	}
+	out := map[starferry.Topic]int{}
+	for _, t := range topics {
+		meta := md.Topics[t]
+		if meta.Err != nil && !errors.Is(meta.Err, kafka.UnknownTopicOrPartition) {
+			return nil, fmt.Errorf("read partitions of %s: %w", t, meta.Err)
+		}
+		out[t] = len(meta.Partitions)
+	}
+	return out, nil
+}

@@ -1,0 +1,349 @@
+package consumer
+
+import (
+	"context"
+	"os"
+	"slices"
+	"sync"
+	"time"
+
+	"golang.org/x/time/rate"
+
+	"github.com/starferry/starferry"
+	"github.com/starferry/starferry/control"
+	"github.com/starferry/starferry/control/desired"
+	"github.com/starferry/starferry/control/switchover"
+)
+
+// library is what leases say of this code.
+const library = "starferry-go/1"
+
+// defaultLease is the time to live of leases when no store says otherwise.
+const defaultLease = 6 * time.Second
+
+// adoptWithin is how long an instance waits for its settings before it starts
+// without them, at what Kafka says.
+const adoptWithin = 3 * time.Second
+
+// keepRepeats is how many reported ranges a lease carries at most.
+const keepRepeats = 64
+
+// reporter is the instance's side of NATS: it adopts what is desired and puts
+// leases. Nothing waits for it but the very start.
+type reporter struct {
+	c *Consumer
+
+	mu     sync.Mutex
+	lease  *control.Lease // newest, not yet put
+	gone   bool
+	poked  chan struct{}
+	ended  chan struct{} // the lease is given back
+	leases map[starferry.InstanceID]control.Lease
+	dead   map[starferry.InstanceID]control.Lease // vanished with their last word
+}
+
+func newReporter(c *Consumer) *reporter {
+	return &reporter{
+		c: c, poked: make(chan struct{}, 1), ended: make(chan struct{}),
+		leases: map[starferry.InstanceID]control.Lease{}, dead: map[starferry.InstanceID]control.Lease{},
+	}
+}
+
+func (r *reporter) interval() time.Duration { return defaultLease / 3 }
+
+func (r *reporter) run(ctx context.Context) {
+	defer close(r.ended)
+	if r.c.cfg.NATS == nil {
+		r.c.post(r.c.begin)
+		return
+	}
+	late := time.AfterFunc(adoptWithin, func() {
+		r.c.post(func() {
+			if !r.c.started {
+				r.c.log.Warn("NATS did not tell the desired state in time; starts at what Kafka says", "waited", adoptWithin)
+				r.c.begin()
+			}
+		})
+	})
+	defer late.Stop()
+	store := r.open(ctx)
+	if store == nil {
+		return
+	}
+	var followers sync.WaitGroup
+	defer followers.Wait()
+	fctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	followers.Go(func() {
+		if err := store.WatchGroup(fctx, r.c.cfg.Group, r.adopt); err != nil && fctx.Err() == nil {
+			r.c.log.Error("watch desired state", "error", err)
+		}
+	})
+	followers.Go(func() {
+		err := store.WatchLeases(fctx, r.c.cfg.Group, func(all []control.Lease, _ error) { r.others(all) })
+		if err != nil && fctx.Err() == nil {
+			r.c.log.Error("watch leases", "error", err)
+		}
+	})
+	r.put(ctx, store)
+}
+
+// open reaches the store, however long that takes.
+func (r *reporter) open(ctx context.Context) *desired.Store {
+	for said := false; ; {
+		octx, cancel := context.WithTimeout(ctx, adoptWithin)
+		store, err := desired.Open(octx, r.c.cfg.NATS, desired.Options{Logger: r.c.cfg.Logger})
+		cancel()
+		if err == nil {
+			return store
+		}
+		if ctx.Err() != nil {
+			return nil
+		}
+		if !said {
+			said = true
+			r.c.log.Warn("open desired state; tries again", "error", err)
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(time.Second):
+		}
+	}
+}
+
+// adopt hands what is desired to the loop.
+func (r *reporter) adopt(u desired.Update) {
+	if u.Err != nil {
+		r.c.log.Error("read desired state; keeps what it has", "error", u.Err)
+	}
+	r.c.post(func() {
+		if u.Settings != nil {
+			r.c.adopt(*u.Settings, u.SettingsRevision)
+		} else if u.Err == nil {
+			r.c.adopt(control.Settings{}, u.SettingsRevision)
+		}
+		if u.Placement != nil {
+			r.c.step(switchover.Seen{Placement: *u.Placement, Revision: u.PlacementRevision})
+		}
+		r.c.begin()
+	})
+}
+
+// others keeps the last word of instances that vanished.
+func (r *reporter) others(all []control.Lease) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	now := map[starferry.InstanceID]control.Lease{}
+	for _, l := range all {
+		if l.Instance != r.c.cfg.Instance {
+			now[l.Instance] = l
+		}
+	}
+	for id, was := range r.leases {
+		if is, ok := now[id]; !ok || is.Boot != was.Boot {
+			r.dead[id] = was
+		}
+	}
+	r.leases = now
+}
+
+// put writes leases: the newest as soon as there is one.
+func (r *reporter) put(ctx context.Context, store *desired.Store) {
+	r.c.post(r.c.publish)
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-r.poked:
+		}
+		r.mu.Lock()
+		lease, gone := r.lease, r.gone
+		r.lease = nil
+		r.mu.Unlock()
+		pctx, cancel := context.WithTimeout(ctx, 2*time.Second)
+		switch {
+		case gone:
+			if err := store.DeleteLease(pctx, r.c.cfg.Group, r.c.cfg.Instance); err != nil {
+				r.c.log.Debug("delete lease", "error", err)
+			}
+			cancel()
+			return
+		case lease != nil:
+			if err := store.PutLease(pctx, *lease); err != nil && ctx.Err() == nil {
+				r.c.log.Debug("put lease", "error", err)
+			}
+		}
+		cancel()
+	}
+}
+
+func (r *reporter) offer(l control.Lease) {
+	r.mu.Lock()
+	r.lease = &l
+	r.mu.Unlock()
+	r.poke()
+}
+
+func (r *reporter) poke() {
+	select {
+	case r.poked <- struct{}{}:
+	default:
+	}
+}
+
+// retire gives the lease back and waits for that a short while.
+func (r *reporter) retire(ctx context.Context) {
+	if r.c.cfg.NATS == nil || !r.c.cfg.NATS.IsConnected() {
+		return
+	}
+	r.mu.Lock()
+	r.gone, r.lease = true, nil
+	r.mu.Unlock()
+	r.poke()
+	select {
+	case <-r.ended:
+	case <-ctx.Done():
+	case <-time.After(time.Second):
+	}
+}
+
+// publish composes the lease of this moment. It runs on the loop.
+func (c *Consumer) publish() {
+	if c.cfg.NATS == nil || !c.started || c.done {
+		return
+	}
+	l := c.machine.Lease()
+	l.Library, l.Host, l.PID, l.At = library, c.host, os.Getpid(), time.Now().UnixMilli()
+	l.Topics = c.cfg.Topics
+	l.SettingsRevision = c.settings.Load().revision
+	if l.Refusal == "" {
+		l.Refusal = c.refused
+	}
+	for i := range l.Memberships {
+		m := &l.Memberships[i]
+		m.Good = m.Good && c.members[m.Cluster].isAlive()
+	}
+	if c.session != nil {
+		for _, p := range c.session.list() {
+			l.Partitions = append(l.Partitions, p.state())
+		}
+		slices.SortFunc(l.Partitions, func(a, b control.PartitionState) int { return a.Partition.Compare(b.Partition) })
+	}
+	l.Repeats = c.repeats
+	for _, p := range c.pauses {
+		if p.Epoch == l.HomeEpoch && p.Epoch > 0 {
+			l.Pauses = append(l.Pauses, p)
+		}
+	}
+	slices.SortFunc(l.Pauses, func(a, b control.Pause) int { return a.Partition.Compare(b.Partition) })
+	c.reporter.offer(l)
+}
+
+// firstHanded notes the first record of a partition in a session, for the
+// measured pause of the last switch.
+func (c *Consumer) firstHanded(p *part) {
+	first, from, epoch := p.first, p.from, p.s.epoch
+	if epoch == 0 {
+		return
+	}
+	c.post(func() {
+		was := c.pauses[p.tp]
+		if was.Epoch == epoch && was.First != 0 {
+			return // a rebalance since, not a switch
+		}
+		was.Epoch, was.Partition, was.First, was.From = epoch, p.tp, first, from
+		c.pauses[p.tp] = was
+		c.publish()
+	})
+}
+
+// foreseeRepeats reports what an instance that died had been handed beyond its
+// commits, for the partitions that are taken over.
+func (c *Consumer) foreseeRepeats(e switchover.Fetch) {
+	c.reporter.mu.Lock()
+	defer c.reporter.mu.Unlock()
+	for id, l := range c.reporter.dead {
+		for _, st := range l.Partitions {
+			place, ok := e.Cut[st.Partition]
+			if !ok || st.Cluster != e.Cluster || st.Position <= place.Next {
+				continue
+			}
+			rep := control.Repeat{
+				Cluster: e.Cluster, Partition: st.Partition,
+				Range:  starferry.Range{From: place.Next, To: st.Position},
+				Reason: "instance " + string(id) + " died without committing them; its last lease says it had been handed at least so many",
+			}
+			c.log.Warn("records may be handed out again", "partition", rep.Partition, "from", rep.Range.From, "to", rep.Range.To, "of", id)
+			c.repeats = append(c.repeats, rep)
+		}
+	}
+	if n := len(c.repeats) - keepRepeats; n > 0 {
+		c.repeats = slices.Clone(c.repeats[n:])
+	}
+}
+
+// settings are the operator's wishes in force, with their revision.
+type settings struct {
+	revision uint64
+	throttle *control.Throttle
+	skips    []control.Skip
+}
+
+// adopt puts settings in force. It runs on the loop.
+func (c *Consumer) adopt(v control.Settings, revision uint64) {
+	if was := c.settings.Load(); was.revision == revision && c.started {
+		return
+	}
+	c.settings.Store(&settings{revision: revision, throttle: v.Throttle, skips: v.Skips})
+	own, every := c.machine.Partitions(c.machine.Home())
+	c.limit(len(own), len(every))
+	if c.session != nil {
+		for _, p := range c.session.list() {
+			p.interrupt()
+		}
+	}
+	c.publish()
+}
+
+// skips reports whether a record is to be passed over.
+func (c *Consumer) skips(cluster starferry.ClusterName, tp starferry.TopicPartition, o starferry.Offset) bool {
+	for _, s := range c.settings.Load().skips {
+		if s.Cluster == cluster && s.Partition == tp && s.Range.Contains(o) {
+			return true
+		}
+	}
+	return false
+}
+
+// limit takes this instance's share of the group's rate.
+func (c *Consumer) limit(own, every int) {
+	t := c.settings.Load().throttle
+	now := time.Now()
+	if t == nil || t.Rate <= 0 || every == 0 || t.Until != 0 && now.UnixMilli() >= t.Until {
+		c.limiter.SetLimitAt(now, rate.Inf)
+		return
+	}
+	share := t.Rate * float64(own) / float64(every)
+	c.limiter.SetLimitAt(now, rate.Limit(share))
+	c.limiter.SetBurstAt(now, max(1, int(share/20))) // at most 50 ms at once
+}
+
+// admit waits until the rate allows one more record. It asks again and again
+// instead of booking a place, so that a new rate counts at once.
+func (c *Consumer) admit(ctx context.Context) bool {
+	for !c.limiter.Allow() {
+		wait := 50 * time.Millisecond
+		if l := c.limiter.Limit(); l > 0 {
+			wait = min(wait, max(time.Millisecond, time.Duration(float64(time.Second)/float64(l))))
+		}
+		t := time.NewTimer(wait)
+		select {
+		case <-ctx.Done():
+			t.Stop()
+			return false
+		case <-t.C:
+		}
+	}
+	return true
+}

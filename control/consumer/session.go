@@ -1,0 +1,172 @@
+package consumer
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"github.com/starferry/starferry"
+	"github.com/starferry/starferry/control/switchover"
+	"github.com/starferry/starferry/internal/wire"
+)
+
+// session hands out records of one cluster in one generation, from Fetch to
+// Drained.
+type session struct {
+	c       *Consumer
+	cluster starferry.ClusterName
+	epoch   starferry.Epoch
+	wc      *wire.Cluster
+	conns   *connections
+	member  *membership
+	parts   map[starferry.TopicPartition]*part
+	every   int // partitions of the group's topics
+	begin   []starferry.TopicPartition
+
+	ctx      context.Context // ends with Halt: no fetch and no hand-out after it
+	cancel   context.CancelFunc
+	handling context.Context // ends when handlers are not waited for any more
+	giveUp   context.CancelFunc
+	workers  sync.WaitGroup
+	fetchers sync.WaitGroup
+
+	mu    sync.Mutex
+	loops map[int32]chan struct{} // fetch loops by broker, with their wake-up
+}
+
+func newSession(c *Consumer, e switchover.Fetch, every int) *session {
+	s := &session{
+		c: c, cluster: e.Cluster, epoch: e.Epoch, wc: c.wires[e.Cluster], conns: c.conns[e.Cluster],
+		member: c.members[e.Cluster], parts: map[starferry.TopicPartition]*part{}, every: every,
+		begin: e.Start, loops: map[int32]chan struct{}{},
+	}
+	s.ctx, s.cancel = context.WithCancel(c.ctx)
+	s.handling, s.giveUp = context.WithCancel(c.handling)
+	for tp, place := range e.Cut {
+		s.parts[tp] = newPart(s, tp, place)
+	}
+	return s
+}
+
+// start begins with the partitions whose place is known; the others follow
+// when the start policy has found theirs.
+func (s *session) start() {
+	for _, p := range s.parts {
+		s.launch(p)
+	}
+	s.fetchers.Add(1)
+	go func() {
+		defer s.fetchers.Done()
+		if len(s.begin) > 0 {
+			s.locate()
+		}
+		s.route()
+	}()
+}
+
+func (s *session) launch(p *part) {
+	s.workers.Add(1)
+	go func() { defer s.workers.Done(); p.work() }()
+}
+
+// locate asks where the partitions without a commit begin, and has that
+// committed at once: a start policy applies only once.
+func (s *session) locate() {
+	at := wire.Earliest
+	if s.c.cfg.Start == Latest {
+		at = wire.Latest
+	}
+	for wait := 50 * time.Millisecond; s.ctx.Err() == nil; wait = min(2*wait, time.Second) {
+		got, err := s.wc.Offsets(s.ctx, s.begin, at)
+		if err == nil {
+			s.c.post(func() { s.found(got) })
+			return
+		}
+		if s.ctx.Err() == nil {
+			s.c.log.Warn("find the start of partitions", "cluster", s.cluster, "error", err)
+		}
+		s.pause(wait)
+	}
+}
+
+// found runs on the loop.
+func (s *session) found(got map[starferry.TopicPartition]starferry.Offset) {
+	if s.ctx.Err() != nil || s.c.session != s {
+		return
+	}
+	for tp, o := range got {
+		p := newPart(s, tp, starferry.Place{Next: o})
+		p.committedAt = starferry.NoOffset
+		s.mu.Lock()
+		s.parts[tp] = p
+		s.mu.Unlock()
+		s.launch(p)
+	}
+	s.c.progress()
+}
+
+// pause waits, and returns early when the session halts.
+func (s *session) pause(d time.Duration) {
+	select {
+	case <-s.ctx.Done():
+	case <-time.After(d):
+	}
+}
+
+// list returns the partitions.
+func (s *session) list() []*part {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	out := make([]*part, 0, len(s.parts))
+	for _, p := range s.parts {
+		out = append(out, p)
+	}
+	return out
+}
+
+// halt abandons fetches and lets no further record be handed out.
+func (s *session) halt() {
+	for _, p := range s.list() {
+		p.halt()
+	}
+	s.cancel()
+}
+
+// wait returns when no record is in flight. Handlers that take too long for the
+// group to wait lose their contexts.
+func (s *session) wait() {
+	patience := time.AfterFunc(s.c.cfg.RebalanceTimeout*3/4, s.giveUp)
+	s.workers.Wait()
+	patience.Stop()
+	s.giveUp()
+	s.c.spawn(s.fetchers.Wait)
+}
+
+// cut returns the low-water marks.
+func (s *session) cut() starferry.Cut {
+	cut := starferry.Cut{}
+	for _, p := range s.list() {
+		cut[p.tp] = p.place()
+	}
+	return cut
+}
+
+// progress returns the low-water marks that are not committed.
+func (s *session) progress() starferry.Cut {
+	cut := starferry.Cut{}
+	for _, p := range s.list() {
+		if place := p.place(); place.Next != p.committedAt {
+			cut[p.tp] = place
+		}
+	}
+	return cut
+}
+
+// committed runs on the loop, which owns committedAt.
+func (s *session) committed(cut starferry.Cut) {
+	for tp, place := range cut {
+		if p := s.parts[tp]; p != nil {
+			p.committedAt = place.Next
+		}
+	}
+}
