@@ -352,7 +352,7 @@ func (d *Driver) lostKV(lost control.Placement) {
 			Do:    "find out who did that, then switch again"}
 	}
 	d.write(control.Placement{Epoch: lost.Epoch, Phase: control.Steady, Active: lost.Active, Link: lost.Link,
-		By: lost.By, Why: lost.Why, Token: lost.Token})
+		By: lost.By, Why: lost.Why})
 }
 
 func samePlacement(a, b control.Placement) bool {
@@ -382,8 +382,7 @@ func cmpOr(a, b string) string {
 
 // steadyBack is the placement that takes the open switch back.
 func (d *Driver) steadyBack() control.Placement {
-	return control.Placement{Epoch: d.p.Epoch, Phase: control.Steady, Active: d.p.Active, Link: d.p.Link,
-		By: d.p.By, Why: d.p.Why, Token: d.p.Token}
+	return control.Placement{Epoch: d.p.Epoch, Phase: control.Steady, Active: d.p.Active, Link: d.p.Link, By: d.p.By, Why: d.p.Why}
 }
 
 // mine reports whether the stored placement belongs to this request.
@@ -461,9 +460,9 @@ func (d *Driver) highest(commits map[starferry.ClusterName]Found) starferry.Epoc
 	return e
 }
 
-// truth is what Kafka says of the group's home: the highest epoch counts, and
+// Truth is what Kafka says of the group's home: the highest epoch counts, and
 // at equal epochs a decision beats everything. "" if no mark says anything.
-func truth(commits map[starferry.ClusterName]Found) (home starferry.ClusterName, e starferry.Epoch, moved bool) {
+func Truth(commits map[starferry.ClusterName]Found) (home starferry.ClusterName, e starferry.Epoch, moved bool) {
 	rank := map[control.State]int{control.Moved: 3, control.Home: 2, control.Draining: 1}
 	best := 0
 	for _, c := range slices.Sorted(maps.Keys(commits)) {

@@ -47,7 +47,7 @@ func (d *Driver) prepare() {
 
 // prepared judges what prepare has asked for.
 func (d *Driver) prepared(f *Answers) {
-	if home, e, moved := truth(f.Commits); moved && e >= d.p.Epoch {
+	if home, e, moved := Truth(f.Commits); moved && e >= d.p.Epoch {
 		d.repair(home, e, "Kafka says moved")
 		return
 	}
@@ -279,7 +279,7 @@ func (d *Driver) backToDrain(why string, waits []string) {
 
 // decided announces if the commits read say that the open switch is decided.
 func (d *Driver) decided(f *Answers) bool {
-	home, e, moved := truth(map[starferry.ClusterName]Found{d.p.Active: f.Commits[d.p.Active]})
+	home, e, moved := Truth(map[starferry.ClusterName]Found{d.p.Active: f.Commits[d.p.Active]})
 	if moved && e >= d.p.Epoch {
 		d.repair(home, e, "Kafka says moved")
 		return true

@@ -78,7 +78,7 @@ func (d *Driver) announce() {
 	if f == nil {
 		return
 	}
-	if home, e, _ := truth(f.Commits); home != d.p.Active || e < d.p.Epoch {
+	if home, e, _ := Truth(f.Commits); home != d.p.Active || e < d.p.Epoch {
 		d.end(Failure{Expected: fmt.Sprintf("Kafka to say that the group lives on %s since epoch %d, as the placement does", d.p.Active, d.p.Epoch),
 			Found:  []string{fmt.Sprintf("Kafka says home %q, epoch %d", home, e)},
 			Stands: "both stand; nothing was changed", Do: "find out who wrote the placement (starferry audit), or who reset the offsets"})

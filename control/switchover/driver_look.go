@@ -24,7 +24,7 @@ func (d *Driver) look() {
 	if f == nil {
 		return
 	}
-	home, epoch, moved := truth(f.Commits)
+	home, epoch, moved := Truth(f.Commits)
 	switch {
 	case moved && epoch >= d.p.Epoch && (!d.stored || d.p.Open() || home != d.p.Active):
 		d.repair(home, epoch, "Kafka says moved")

@@ -1,0 +1,132 @@
+package fleet
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/segmentio/kafka-go"
+	"github.com/starferry/starferry"
+	"github.com/starferry/starferry/control"
+	"github.com/starferry/starferry/control/switchover"
+	"github.com/starferry/starferry/internal/wire"
+)
+
+// readTimeout bounds one read; a barrier asks again.
+const readTimeout = 5 * time.Second
+
+// reader runs the reads of one Ask at the same time.
+type reader struct {
+	wg  sync.WaitGroup
+	mu  sync.Mutex
+	ans switchover.Answers
+}
+
+// start runs one read. What it returns is applied under the lock.
+func (r *reader) start(what string, read func() (func(), error)) {
+	r.wg.Go(func() {
+		apply, err := read()
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		if err != nil {
+			r.ans.Failed = append(r.ans.Failed, fmt.Sprintf("%s: %v", what, err))
+			return
+		}
+		apply()
+	})
+}
+
+// answer carries out an Ask, everything in parallel.
+func (s *run) answer(ctx context.Context, a switchover.Ask) switchover.Answers {
+	ctx, cancel := context.WithTimeout(ctx, readTimeout)
+	defer cancel()
+	r := &reader{ans: switchover.Answers{Round: a.Round,
+		Groups: map[starferry.ClusterName]switchover.GroupSeen{}, Commits: map[starferry.ClusterName]switchover.Found{}}}
+	for _, c := range a.Describe {
+		r.start(fmt.Sprintf("describe the group on %s", c), func() (func(), error) {
+			g, err := s.f.describe(ctx, c, s.o.Group)
+			return func() { r.ans.Groups[c] = g }, err
+		})
+	}
+	for _, c := range a.Commits {
+		r.start(fmt.Sprintf("read commits on %s", c), func() (func(), error) {
+			found, err := s.f.found(ctx, c, s.o.Group)
+			return func() { r.ans.Commits[c] = found }, err
+		})
+	}
+	if a.Link != nil {
+		r.start(fmt.Sprintf("look at link %s", s.o.Link), func() (func(), error) {
+			h, err := s.f.c.Copies.Health(ctx, s.o.Link, a.Link)
+			return func() { r.ans.Link = &switchover.LinkSeen{Lag: h.Lag, Stopped: h.Stopped} }, err
+		})
+	}
+	if a.Translate != nil {
+		r.start("translate the cut", func() (func(), error) {
+			var wait time.Duration
+			if a.Wait {
+				wait = readTimeout - time.Second
+			}
+			t, err := s.f.c.Copies.Translate(ctx, s.o.Link, s.dir, a.Translate, wait)
+			return func() { r.ans.Translate = &t }, err
+		})
+	}
+	if a.Skips {
+		r.start("carry the skips over", func() (func(), error) {
+			return func() {}, s.carrySkips(ctx, a.Translate)
+		})
+	}
+	r.wg.Wait()
+	return r.ans
+}
+
+// describe asks a coordinator about a group. A group that it does not know is
+// one without members.
+func (f *Fleet) describe(ctx context.Context, c starferry.ClusterName, g starferry.Group) (switchover.GroupSeen, error) {
+	w, err := f.cluster(c)
+	if err != nil {
+		return switchover.GroupSeen{}, err
+	}
+	d, err := w.DescribeGroup(ctx, g)
+	if errors.Is(err, kafka.GroupIdNotFound) {
+		return switchover.GroupSeen{State: "Dead"}, nil
+	}
+	if err != nil {
+		return switchover.GroupSeen{}, err
+	}
+	seen := switchover.GroupSeen{State: d.State, ProtocolType: d.ProtocolType}
+	for _, m := range d.Members {
+		seen.Members = append(seen.Members, switchover.MemberSeen{ID: m.ID, Client: m.ClientID, Host: m.Host})
+	}
+	return seen, nil
+}
+
+// found reads what the commits of a group say on a cluster.
+func (f *Fleet) found(ctx context.Context, c starferry.ClusterName, g starferry.Group) (switchover.Found, error) {
+	w, err := f.cluster(c)
+	if err != nil {
+		return nil, err
+	}
+	commits, err := w.Committed(ctx, g, nil)
+	if err != nil {
+		return nil, err
+	}
+	return parse(commits)
+}
+
+func parse(commits map[starferry.TopicPartition]wire.Committed) (switchover.Found, error) {
+	found := make(switchover.Found, len(commits))
+	for tp, c := range commits {
+		mark, err := control.ParseMark(c.Metadata)
+		switch {
+		case err == nil:
+			found[tp] = switchover.FoundCommit{Offset: c.Offset, Mark: &mark}
+		case errors.Is(err, control.ErrForeign):
+			found[tp] = switchover.FoundCommit{Offset: c.Offset}
+		default:
+			return nil, fmt.Errorf("%s: %w", tp, err)
+		}
+	}
+	return found, nil
+}

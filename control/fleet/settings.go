@@ -1,0 +1,248 @@
+package fleet
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/starferry/starferry"
+	"github.com/starferry/starferry/control"
+	"github.com/starferry/starferry/control/desired"
+	"github.com/starferry/starferry/control/switchover"
+)
+
+// ackLimit is how long everyone may take to acknowledge a setting, unless the
+// caller's context ends earlier.
+const ackLimit = 15 * time.Second
+
+// SkipOrder asks to pass records [Range.From, Range.To) of one partition.
+type SkipOrder struct {
+	Group     starferry.Group
+	Cluster   starferry.ClusterName // empty: the group's home
+	Partition starferry.TopicPartition
+	Range     starferry.Range
+	By, Why   string
+	Token     string // makes it repeatable; empty for a new one
+}
+
+// ThrottleOrder sets the rate of a whole group.
+type ThrottleOrder struct {
+	Group   starferry.Group
+	Rate    float64       // records per second; 0 lifts the limit
+	For     time.Duration // ends it by itself; 0 means until changed
+	By, Why string
+	Token   string
+}
+
+// Receipt says who acknowledged a setting.
+type Receipt struct {
+	Group     starferry.Group
+	Revision  uint64 // of the settings
+	ID        string // of the skip
+	Instances []string
+	Before    control.Settings // for an undo
+}
+
+// Settings reads what is set for a group, and the revision of it; 0 if nothing
+// was ever set.
+func (f *Fleet) Settings(ctx context.Context, g starferry.Group) (control.Settings, uint64, error) {
+	v, rev, err := f.c.Store.Settings(ctx, g)
+	if errors.Is(err, desired.ErrNotFound) {
+		return control.Settings{Version: control.ProtocolVersion, Group: g}, 0, nil
+	}
+	return v, rev, err
+}
+
+// Skip passes a range of records, and returns when every instance knows it.
+func (f *Fleet) Skip(ctx context.Context, o SkipOrder) (Receipt, error) {
+	fail := func(err error) (Receipt, error) {
+		return Receipt{}, fmt.Errorf("skip %s of %s [%d, %d): %w", o.Partition, o.Group, o.Range.From, o.Range.To, err)
+	}
+	if o.Range.From < 0 || o.Range.To <= o.Range.From {
+		return fail(errors.New("that is no range of records; give an offset and a later one"))
+	}
+	h, err := f.Home(ctx, o.Group)
+	if err != nil {
+		return fail(err)
+	}
+	if h.Phase != control.Steady {
+		return fail(fmt.Errorf("a switch is open (%s, epoch %d) and positions belong to it; wait until it has ended", h.Phase, h.Epoch))
+	}
+	if o.Cluster == "" {
+		o.Cluster = h.Cluster
+	}
+	if _, err := f.cluster(o.Cluster); err != nil {
+		return fail(err)
+	}
+	id := "skip-" + token(o.Token)
+	event := desired.Event{Group: o.Group, What: "skip", Who: o.By, Why: o.Why, Token: o.Token,
+		Detail: fmt.Sprintf("%s %s [%d, %d) as %s", o.Cluster, o.Partition, o.Range.From, o.Range.To, id)}
+	r, err := f.change(ctx, event, func(v *control.Settings) bool {
+		if slices.ContainsFunc(v.Skips, func(s control.Skip) bool { return s.ID == id }) {
+			return false
+		}
+		v.Skips = append(v.Skips, control.Skip{ID: id, Cluster: o.Cluster, Partition: o.Partition, Range: o.Range,
+			By: o.By, Why: o.Why, At: f.c.Now().UnixMilli()})
+		return true
+	})
+	r.ID = id
+	if err != nil {
+		_, err = fail(err)
+	}
+	return r, err
+}
+
+// Unskip takes a skip back, with what switches have carried over of it. Taking
+// back what is not set is no error.
+func (f *Fleet) Unskip(ctx context.Context, g starferry.Group, id, by, why string) (Receipt, error) {
+	event := desired.Event{Group: g, What: "unskip", Who: by, Why: why, Detail: id}
+	root, _, _ := strings.Cut(id, "@")
+	r, err := f.change(ctx, event, func(v *control.Settings) bool {
+		n := len(v.Skips)
+		v.Skips = slices.DeleteFunc(v.Skips, func(s control.Skip) bool {
+			return s.ID == root || strings.HasPrefix(s.ID, root+"@")
+		})
+		return len(v.Skips) != n
+	})
+	r.ID = id
+	if err != nil {
+		return r, fmt.Errorf("unskip %s of %s: %w", id, g, err)
+	}
+	return r, nil
+}
+
+// Throttle sets the rate of a group, and returns when every instance knows it.
+func (f *Fleet) Throttle(ctx context.Context, o ThrottleOrder) (Receipt, error) {
+	if o.Rate < 0 || o.For < 0 {
+		return Receipt{}, fmt.Errorf("throttle %s: rate %g for %v is no limit; give records per second, or 0 to lift it", o.Group, o.Rate, o.For)
+	}
+	event := desired.Event{Group: o.Group, What: "throttle", Who: o.By, Why: o.Why, Token: o.Token,
+		Detail: fmt.Sprintf("%g records/s for %v", o.Rate, o.For)}
+	r, err := f.change(ctx, event, func(v *control.Settings) bool {
+		switch {
+		case o.Rate == 0 && v.Throttle == nil:
+			return false
+		case o.Rate == 0:
+			v.Throttle = nil
+		default:
+			v.Throttle = &control.Throttle{Rate: o.Rate}
+			if o.For > 0 {
+				v.Throttle.Until = f.c.Now().Add(o.For).UnixMilli()
+			}
+		}
+		return true
+	})
+	if err != nil {
+		return r, fmt.Errorf("throttle %s: %w", o.Group, err)
+	}
+	return r, nil
+}
+
+// change records, sets and waits for everyone's word. mutate reports whether it
+// changed anything; it may run several times.
+func (f *Fleet) change(ctx context.Context, event desired.Event, mutate func(*control.Settings) bool) (Receipt, error) {
+	event.When = f.c.Now().UnixMilli()
+	if err := f.c.Store.Audit(ctx, event); err != nil {
+		return Receipt{}, err
+	}
+	r := Receipt{Group: event.Group}
+	for attempt := 0; ; attempt++ {
+		v, rev, err := f.Settings(ctx, event.Group)
+		if err != nil {
+			return r, err
+		}
+		if r.Before, err = clone(v); err != nil {
+			return r, err
+		}
+		if r.Revision = rev; !mutate(&v) {
+			break
+		}
+		v.By, v.Why, v.At = event.Who, event.Why, event.When
+		if r.Revision, err = f.c.Store.PutSettings(ctx, v, rev); err == nil {
+			break
+		}
+		if !errors.Is(err, desired.ErrConflict) || attempt == 20 {
+			return r, err
+		}
+	}
+	var err error
+	if r.Instances, err = f.acknowledged(ctx, event.Group, r.Revision); err != nil {
+		return r, fmt.Errorf("it is set as revision %d and will be obeyed by whoever reads it, but %w", r.Revision, err)
+	}
+	return r, nil
+}
+
+func clone(v control.Settings) (control.Settings, error) {
+	data, err := json.Marshal(v)
+	if err != nil {
+		return v, err
+	}
+	var c control.Settings
+	return c, json.Unmarshal(data, &c)
+}
+
+// acknowledged waits until every live instance has the settings of a revision
+// and every member that Kafka reports is one of them.
+func (f *Fleet) acknowledged(ctx context.Context, g starferry.Group, rev uint64) ([]string, error) {
+	ctx, cancel := context.WithTimeout(ctx, ackLimit)
+	defer cancel()
+	var names, missing []string
+	err := f.c.Store.WatchLeases(ctx, g, func(ls []control.Lease, err error) {
+		names, missing = nil, nil
+		if err != nil {
+			missing = append(missing, err.Error())
+		}
+		for _, l := range ls {
+			names = append(names, string(l.Instance))
+			if l.SettingsRevision < rev {
+				missing = append(missing, fmt.Sprintf("%s on %s (it has revision %d)", l.Instance, l.Host, l.SettingsRevision))
+			}
+		}
+		if len(missing) > 0 {
+			return
+		}
+		if missing = f.strangers(ctx, g, ls); len(missing) == 0 {
+			cancel()
+		}
+	})
+	if err != nil && names == nil && missing == nil && ctx.Err() != context.Canceled {
+		missing = []string{"NATS, which has shown no lease: " + err.Error()}
+	}
+	if len(missing) > 0 {
+		return names, fmt.Errorf("not acknowledged by %s; restart those, or give them the library and NATS", strings.Join(missing, ", "))
+	}
+	return names, nil
+}
+
+// strangers names members that Kafka reports and that have no lease.
+func (f *Fleet) strangers(ctx context.Context, g starferry.Group, ls []control.Lease) []string {
+	live := map[string]bool{}
+	for _, l := range ls {
+		for _, m := range l.Memberships {
+			live[m.Member] = true
+		}
+	}
+	var found []string
+	for c, s := range f.members(ctx, g) {
+		if s.err != nil {
+			found = append(found, fmt.Sprintf("the members on %s, which cannot be read: %v", c, s.err))
+			continue
+		}
+		for _, m := range s.seen.Members {
+			if !live[m.ID] {
+				found = append(found, fmt.Sprintf("member %s on %s, which has no lease", m, c))
+			}
+		}
+	}
+	slices.Sort(found)
+	return found
+}
+
+type membersOf struct {
+	seen switchover.GroupSeen
+	err  error
+}
