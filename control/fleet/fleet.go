@@ -14,7 +14,6 @@ import (
 	"github.com/starferry/starferry"
 	"github.com/starferry/starferry/control"
 	"github.com/starferry/starferry/control/desired"
-	"github.com/starferry/starferry/control/switchover"
 	"github.com/starferry/starferry/internal/wire"
 )
 
