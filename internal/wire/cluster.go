@@ -25,6 +25,10 @@ import (
 // [WithMaxFrame] says otherwise.
 const defaultMaxFrame = 128 << 20
 
+// defaultWithin is how long a broker may take to answer unless
+// [WithRequestTimeout] says otherwise.
+const defaultWithin = 30 * time.Second
+
 // Dialer makes a transport connection.
 type Dialer func(ctx context.Context, network, address string) (net.Conn, error)
 
@@ -64,6 +68,17 @@ func WithMaxFrame(bytes int) Option {
 	}
 }
 
+// WithRequestTimeout sets how long a broker may take to answer, beside the time
+// that a request itself allows it to wait. Then the connection is given up: a
+// broker that hangs must not hang its clients. The default is 30 seconds.
+func WithRequestTimeout(d time.Duration) Option {
+	return func(c *Cluster) {
+		if d > 0 {
+			c.within = d
+		}
+	}
+}
+
 // Cluster is the way to one Kafka cluster. It connects when it is first asked
 // something and keeps what it learned: brokers, leaders, coordinators and
 // connections. Its methods may be called from several goroutines.
@@ -73,6 +88,7 @@ type Cluster struct {
 	log       *slog.Logger
 	dialer    Dialer
 	maxFrame  int
+	within    time.Duration  // for an answer
 	tls       *tls.Config    // nil: plain text
 	mechanism sasl.Mechanism // nil: no authentication
 	format    *kmsg.RequestFormatter
@@ -104,7 +120,7 @@ type leader struct {
 func Open(conf starferry.Cluster, opts ...Option) (*Cluster, error) {
 	c := &Cluster{
 		conf: conf, clientID: "starferry", log: slog.New(slog.DiscardHandler),
-		dialer: (&net.Dialer{Timeout: dialWithin}).DialContext, maxFrame: defaultMaxFrame,
+		dialer: (&net.Dialer{Timeout: dialWithin}).DialContext, maxFrame: defaultMaxFrame, within: defaultWithin,
 		live: map[*Conn]struct{}{}, shared: map[place]*slot{}, idle: map[int32][]*Conn{},
 		nodes: map[int32]Broker{}, leads: map[starferry.TopicPartition]leader{}, coords: map[coordinator]int32{},
 	}
@@ -218,7 +234,7 @@ func (c *Cluster) Close() error {
 func (c *Cluster) Name() starferry.ClusterName { return c.conf.Name }
 
 // Client returns a kafka-go client on the same settings, for requests about
-// the cluster as a whole. Its transport knows the leaders of no topic, so
+// the cluster as a whole. Its transport knows no topics, so metadata and
 // requests to leaders (produce, fetch, list offsets) do not belong on it; nor
 // do heartbeats, which it sends to any broker.
 func (c *Cluster) Client() *kafka.Client { return c.client }

@@ -73,7 +73,11 @@ func offsetFetch(g starferry.Group, tps []starferry.TopicPartition) *kmsg.Offset
 }
 
 func readCommitted(resp *kmsg.OffsetFetchResponse, found map[starferry.TopicPartition]Committed) error {
-	if err := Code(resp.ErrorCode); err != nil {
+	switch err := Code(resp.ErrorCode); err {
+	case nil:
+	case kafka.GroupIdNotFound:
+		return nil // some brokers say so of a group that never was, others that it has no commits
+	default:
 		return err
 	}
 	var failed []*PartitionError

@@ -16,11 +16,6 @@ import (
 	"github.com/starferry/starferry"
 )
 
-// answerWithin is how long a broker may take to answer, beside the time the
-// request itself allows it to wait. Then the connection is given up: a broker
-// that hangs must not hang its clients.
-const answerWithin = 30 * time.Second
-
 // keepWriteBuffer is the largest encoding buffer a connection keeps between
 // requests, in bytes.
 const keepWriteBuffer = 4 << 20
@@ -37,7 +32,8 @@ type Conn struct {
 	versions map[int16]span
 	format   *kmsg.RequestFormatter
 	maxFrame int
-	expires  time.Time // zero: the broker's authentication has no end
+	within   time.Duration // for an answer
+	expires  time.Time     // zero: the broker's authentication has no end
 
 	writing sync.Mutex // one writer; guards corr and wbuf
 	corr    int32
@@ -95,7 +91,7 @@ func (c *Conn) Send(req kmsg.Request, done func(kmsg.Response, error)) error {
 	}
 	resp := req.ResponseKind()
 	resp.SetVersion(req.GetVersion())
-	k := &call{resp: resp, done: done, deadline: time.Now().Add(answerWithin + patience(req))}
+	k := &call{resp: resp, done: done, deadline: time.Now().Add(c.within + patience(req))}
 
 	c.writing.Lock()
 	defer c.writing.Unlock()
@@ -121,7 +117,7 @@ func (c *Conn) Send(req kmsg.Request, done func(kmsg.Response, error)) error {
 // write puts out a whole request. If it fails, the broker lacks some of its
 // bytes and cannot have carried it out.
 func (c *Conn) write(b []byte) error {
-	if err := c.nc.SetWriteDeadline(time.Now().Add(answerWithin)); err != nil {
+	if err := c.nc.SetWriteDeadline(time.Now().Add(c.within)); err != nil {
 		return err
 	}
 	_, err := c.nc.Write(b)

@@ -31,7 +31,7 @@ func (c *Cluster) dial(ctx context.Context, broker int32, addr string, private b
 		return nil, c.dialError(addr, err, ctx)
 	}
 	conn := &Conn{
-		cluster: c.conf.Name, broker: broker, addr: addr, nc: nc, maxFrame: c.maxFrame,
+		cluster: c.conf.Name, broker: broker, addr: addr, nc: nc, maxFrame: c.maxFrame, within: c.within,
 		rd: bufio.NewReaderSize(nc, 64<<10), format: c.format, done: make(chan struct{}),
 	}
 	stop := context.AfterFunc(ctx, func() { nc.SetDeadline(time.Unix(1, 0)) })

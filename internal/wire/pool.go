@@ -36,6 +36,12 @@ func (c *Cluster) Dial(ctx context.Context, broker int32) (*Conn, error) {
 	return c.dialBroker(ctx, broker, true)
 }
 
+// DialAddr makes a private connection to an address, whatever broker answers
+// there. The caller closes it.
+func (c *Cluster) DialAddr(ctx context.Context, addr string) (*Conn, error) {
+	return c.dial(ctx, -1, addr, true)
+}
+
 // MaxVersion returns the newest version of a request key that a broker speaks,
 // −1 if it does not know the request.
 func (c *Cluster) MaxVersion(ctx context.Context, broker int32, key int16) (int16, error) {

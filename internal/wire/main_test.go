@@ -1,0 +1,9 @@
+package wire_test
+
+import (
+	"testing"
+
+	"github.com/starferry/starferry/internal/kafkatest"
+)
+
+func TestMain(m *testing.M) { kafkatest.Main(m) }
