@@ -340,8 +340,8 @@ func (m *Member) leaves() {
 
 func (m *Member) wanted(c starferry.ClusterName) bool {
 	p := m.placement
-	if p.Open() && p.Target == c && p.Active == m.home {
-		return true
+	if p.Open() && (p.Target == c && p.Active == m.home || p.Active == c && p.Target == m.home) {
+		return true // at home on Target already: whoever decides knows before the announcement
 	}
 	if p.Phase == control.Announce {
 		return true // the switch settles first
