@@ -1,0 +1,457 @@
+package replication
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"slices"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/segmentio/kafka-go"
+	"golang.org/x/time/rate"
+
+	"github.com/starferry/starferry"
+	"github.com/starferry/starferry/internal/wire"
+	"github.com/starferry/starferry/replication/batch"
+	"github.com/starferry/starferry/replication/offsetmap"
+)
+
+// copier is one link inside one shard: its buckets, and the fetchers and
+// senders that their lanes share.
+type copier struct {
+	spec     LinkSpec
+	shard    ShardID
+	src, tgt *wire.Cluster
+	state    *stateLog
+	maps     *offsetmap.Store
+	lease    *lease
+	budget   *budget
+	log      *slog.Logger
+	unfenced time.Duration
+	limiter  *rate.Limiter // nil: no limit
+
+	ctx    context.Context
+	cancel context.CancelFunc
+	wg     sync.WaitGroup
+
+	mu       sync.Mutex
+	buckets  map[int]*running
+	fetchers map[int32]*fetcher
+	senders  map[int32]*sender
+	rules    map[starferry.Topic]rules
+	lanes    []starferry.TopicPartition // of the whole link
+	ids      map[place]string           // topic ids, at first sight
+	trouble  error                      // why the lanes are not known
+}
+
+type running struct {
+	*bucket
+	cancel context.CancelFunc
+	done   chan struct{}
+}
+
+// refreshEvery is how often a link looks for new partitions and lost topics.
+const refreshEvery = 5 * time.Second
+
+func newCopier(ctx context.Context, spec LinkSpec, s *Shard, src, tgt *wire.Cluster, state *stateLog) *copier {
+	c := &copier{
+		spec: spec, shard: s.cfg.ID, src: src, tgt: tgt, state: state, maps: s.maps, lease: s.lease, budget: s.budget,
+		log: s.log, unfenced: s.cfg.UnfencedWait,
+		buckets: map[int]*running{}, fetchers: map[int32]*fetcher{}, senders: map[int32]*sender{},
+		rules: map[starferry.Topic]rules{}, ids: map[place]string{},
+	}
+	if spec.RateBytes > 0 {
+		c.limiter = rate.NewLimiter(rate.Limit(spec.RateBytes), int(max(spec.RateBytes, fetchBytes)))
+	}
+	c.ctx, c.cancel = context.WithCancel(ctx)
+	c.wg.Go(c.watch)
+	return c
+}
+
+// close stops everything and waits.
+func (c *copier) close() {
+	c.mu.Lock() // nothing is started once this is done
+	c.cancel()
+	c.mu.Unlock()
+	c.wg.Wait()
+}
+
+// own makes the buckets that run those that are wanted, with their epochs.
+func (c *copier) own(want map[int]int64) {
+	c.mu.Lock()
+	var gone []*running
+	for n, r := range c.buckets {
+		if epoch, ok := want[n]; !ok || epoch != r.epoch {
+			r.cancel()
+			gone = append(gone, r)
+			delete(c.buckets, n)
+		}
+	}
+	c.mu.Unlock()
+	for _, r := range gone {
+		<-r.done
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for n, epoch := range want {
+		if c.buckets[n] != nil {
+			continue
+		}
+		ctx, cancel := context.WithCancel(c.ctx)
+		r := &running{newBucket(c, n, epoch), cancel, make(chan struct{})}
+		c.buckets[n] = r
+		c.wg.Go(func() {
+			defer close(r.done)
+			r.run(ctx)
+		})
+	}
+}
+
+// watch follows the source's topics.
+func (c *copier) watch() {
+	tick := time.NewTicker(refreshEvery)
+	defer tick.Stop()
+	for {
+		c.refresh(c.ctx)
+		select {
+		case <-c.ctx.Done():
+			return
+		case <-tick.C:
+		}
+	}
+}
+
+func (c *copier) refresh(ctx context.Context) {
+	short, cancel := context.WithTimeout(ctx, 15*time.Second)
+	defer cancel()
+	lanes, err := c.survey(short)
+	if ctx.Err() != nil {
+		return
+	}
+	c.mu.Lock()
+	c.trouble = err
+	var changed []*running
+	if err == nil && !slices.Equal(lanes, c.lanes) {
+		c.lanes = lanes
+		changed = slices.Collect(maps.Values(c.buckets))
+	}
+	c.mu.Unlock()
+	if err != nil {
+		c.log.Warn("link cannot be surveyed", "link", c.spec.Name, "err", err)
+	}
+	for _, r := range changed {
+		if !r.has(lanes) {
+			r.bump(errLanes)
+		}
+	}
+}
+
+// has reports whether the bucket knows all of its lanes.
+func (b *bucket) has(lanes []starferry.TopicPartition) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for _, tp := range lanes {
+		if b.c.spec.BucketOf(tp) == b.n && b.lanes[tp] == nil {
+			return false
+		}
+	}
+	return true
+}
+
+// survey lists the link's lanes, stops those whose topic is gone or another one
+// now, and lets the target follow the source's partitions.
+func (c *copier) survey(ctx context.Context) ([]starferry.TopicPartition, error) {
+	src, err := c.src.Metadata(ctx, c.spec.Topics...)
+	if err != nil {
+		return nil, err
+	}
+	tgt, err := c.tgt.Metadata(ctx, c.spec.Topics...)
+	if err != nil {
+		return nil, err
+	}
+	if err := c.readRules(ctx); err != nil {
+		return nil, err
+	}
+	var lanes []starferry.TopicPartition
+	for _, t := range c.spec.Topics {
+		if !c.sameTopic(c.spec.Source, t, src) || !c.sameTopic(c.spec.Target, t, tgt) {
+			continue
+		}
+		n := len(src.Topics[t].Partitions)
+		if err := follow(ctx, c.tgt, t, len(tgt.Topics[t].Partitions), n); err != nil {
+			return nil, err
+		}
+		for p := range n {
+			lanes = append(lanes, starferry.TopicPartition{Topic: t, Partition: starferry.Partition(p)})
+		}
+	}
+	slices.SortFunc(lanes, starferry.TopicPartition.Compare)
+	return lanes, nil
+}
+
+// place is a topic of one cluster.
+type place struct {
+	cluster starferry.ClusterName
+	topic   starferry.Topic
+}
+
+// sameTopic reports whether a topic is there, and stops its lanes when it is
+// gone or has changed its id under them.
+func (c *copier) sameTopic(on starferry.ClusterName, t starferry.Topic, m *wire.Metadata) bool {
+	meta, id := m.Topics[t], topicID(m, t)
+	if len(meta.Partitions) == 0 {
+		if errors.Is(meta.Err, kafka.UnknownTopicOrPartition) {
+			c.stopTopic(t, fmt.Errorf("topic %s of %s is gone: %w; was it deleted? Take it out of the link, or create it and ask for the link again", t, on, meta.Err))
+		}
+		return false
+	}
+	c.mu.Lock()
+	was, seen := c.ids[place{on, t}]
+	if !seen {
+		c.ids[place{on, t}] = id
+	}
+	c.mu.Unlock()
+	if seen && was != id {
+		c.stopTopic(t, fmt.Errorf("topic %s of %s was deleted and created again under the link; ask for the link again to copy anew into an empty topic of %s", t, on, c.spec.Target))
+		return false
+	}
+	return true
+}
+
+func (c *copier) stopTopic(t starferry.Topic, why error) {
+	for _, l := range c.all() {
+		if l.tp.Topic == t && l.status().State != Stopped {
+			l.stop(why)
+		}
+	}
+}
+
+// all lists the lanes this shard runs.
+func (c *copier) all() []*lane {
+	c.mu.Lock()
+	rs := slices.Collect(maps.Values(c.buckets))
+	c.mu.Unlock()
+	var out []*lane
+	for _, r := range rs {
+		r.mu.Lock()
+		out = slices.AppendSeq(out, maps.Values(r.lanes))
+		r.mu.Unlock()
+	}
+	return out
+}
+
+// lane finds a lane that this shard runs, or says why it does not.
+func (c *copier) lane(tp starferry.TopicPartition) (*lane, string) {
+	n := c.spec.BucketOf(tp)
+	c.mu.Lock()
+	r := c.buckets[n]
+	c.mu.Unlock()
+	if r == nil {
+		return nil, fmt.Sprintf("bucket %d is not owned by shard %s", n, c.shard)
+	}
+	if l := r.lane(tp); l != nil {
+		return l, ""
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.note != "" {
+		return nil, fmt.Sprintf("bucket %d: %s", n, r.note)
+	}
+	return nil, fmt.Sprintf("no lane %s on link %s (yet)", tp, c.spec.Name)
+}
+
+// lanesOf lists a bucket's lanes, once they are known.
+func (c *copier) lanesOf(ctx context.Context, bucket int) ([]starferry.TopicPartition, error) {
+	for {
+		c.mu.Lock()
+		known, trouble := c.lanes, c.trouble
+		c.mu.Unlock()
+		if known != nil {
+			var out []starferry.TopicPartition
+			for _, tp := range known {
+				if c.spec.BucketOf(tp) == bucket {
+					out = append(out, tp)
+				}
+			}
+			return out, nil
+		}
+		if trouble != nil {
+			return nil, trouble
+		}
+		if err := wait(ctx, 5*time.Millisecond); err != nil {
+			return nil, err
+		}
+	}
+}
+
+// metadata reads both clusters' metadata of the lanes' topics, and fails if a
+// target partition is missing: one that is would fail the whole fence.
+func (c *copier) metadata(ctx context.Context, tps []starferry.TopicPartition) (src, tgt *wire.Metadata, err error) {
+	var topics []starferry.Topic
+	for _, tp := range tps {
+		topics = append(topics, tp.Topic)
+	}
+	slices.Sort(topics)
+	topics = slices.Compact(topics)
+	if src, err = c.src.Metadata(ctx, topics...); err != nil {
+		return nil, nil, fmt.Errorf("look up topics on %s: %w", c.spec.Source, err)
+	}
+	if tgt, err = c.tgt.Metadata(ctx, topics...); err != nil {
+		return nil, nil, fmt.Errorf("look up topics on %s: %w", c.spec.Target, err)
+	}
+	for _, tp := range tps {
+		if int(tp.Partition) >= len(tgt.Topics[tp.Topic].Partitions) {
+			return nil, nil, fmt.Errorf("%s has no partition %s: create it, or ask for the link again", c.spec.Target, tp)
+		}
+	}
+	return src, tgt, nil
+}
+
+// readRules reads what the target's topics accept.
+func (c *copier) readRules(ctx context.Context) error {
+	confs, err := c.tgt.TopicConfigs(ctx, c.spec.Topics...)
+	if err != nil && len(confs) == 0 {
+		return fmt.Errorf("read topic settings on %s: %w", c.spec.Target, err)
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for t, conf := range confs {
+		r := rules{limits: batch.Limits{Decompressed: maxDecompressed, Batch: defaultMaxMessage}}
+		if n, err := strconv.Atoi(conf["max.message.bytes"].Value); err == nil && n > 0 {
+			r.limits.Batch = n
+		}
+		r.brokerTime = conf["message.timestamp.type"].Value == "LogAppendTime"
+		c.rules[t] = r
+	}
+	return nil
+}
+
+// defaultMaxMessage is Kafka's default of max.message.bytes.
+const defaultMaxMessage = 1048588
+
+func (c *copier) rulesOf(t starferry.Topic) rules {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if r, ok := c.rules[t]; ok {
+		return r
+	}
+	return rules{limits: batch.Limits{Decompressed: maxDecompressed, Batch: defaultMaxMessage}}
+}
+
+func (c *copier) tooLarge(l *lane, at starferry.Offset, size int, err error) {
+	l.stop(fmt.Errorf("copy %s: the batch at source offset %d has %d bytes, and %s accepts %d (max.message.bytes of topic %s): %w; raise it there, then ask for the link again",
+		l.tp, at, size, c.spec.Target, c.rulesOf(l.tp.Topic).limits.Batch, l.tp.Topic, err))
+}
+
+// route finds the brokers of a lane, after a pause that grows with the failures
+// before. It does not block.
+func (c *copier) route(l *lane, failures int) {
+	l.mu.Lock()
+	term := l.term
+	l.mu.Unlock()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.ctx.Err() != nil {
+		return
+	}
+	c.wg.Go(func() {
+		if failures > 0 {
+			pause := min(5*time.Millisecond<<min(failures, 8), time.Second)
+			if wait(c.ctx, pause) != nil {
+				return
+			}
+		}
+		for n := failures; c.ctx.Err() == nil && l.current(term); n++ {
+			err := c.connect(l, term)
+			if err == nil {
+				return
+			}
+			l.mu.Lock()
+			if l.term == term {
+				l.failures++
+				l.stallLocked(err)
+			}
+			l.mu.Unlock()
+			if wait(c.ctx, min(20*time.Millisecond<<min(n, 6), time.Second)) != nil {
+				return
+			}
+		}
+	})
+}
+
+// connect gives a lane the fetcher and the sender it lacks.
+func (c *copier) connect(l *lane, term uint64) error {
+	l.mu.Lock()
+	needFetch, needSend := l.fetcher == nil, l.sender == nil
+	l.mu.Unlock()
+	var errs error
+	if needFetch {
+		broker, _, err := c.src.Leader(c.ctx, l.tp)
+		if err == nil {
+			f := c.fetcherOf(broker)
+			l.mu.Lock()
+			if l.term == term && l.active && l.fetcher == nil {
+				l.fetcher, l.fetching = f, l.pipe.bytes < laneHigh
+				if l.fetching {
+					f.offer(l)
+				}
+			}
+			l.mu.Unlock()
+		} else {
+			errs = fmt.Errorf("find leader of %s on %s: %w", l.tp, c.spec.Source, err)
+		}
+	}
+	if needSend {
+		broker, _, err := c.tgt.Leader(c.ctx, l.tp)
+		if err == nil {
+			s := c.senderOf(broker)
+			l.mu.Lock()
+			if l.term == term && l.active && l.sender == nil {
+				l.sender, l.queued = s, false
+				l.kickLocked()
+			}
+			l.mu.Unlock()
+		} else {
+			errs = errors.Join(errs, fmt.Errorf("find leader of %s on %s: %w", l.tp, c.spec.Target, err))
+		}
+	}
+	return errs
+}
+
+func (c *copier) fetcherOf(broker int32) *fetcher {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	f := c.fetchers[broker]
+	if f == nil {
+		f = newFetcher(c, broker)
+		c.fetchers[broker] = f
+		for range fetchSlots {
+			c.wg.Go(func() { f.run(c.ctx) })
+		}
+	}
+	return f
+}
+
+func (c *copier) senderOf(broker int32) *sender {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	s := c.senders[broker]
+	if s == nil {
+		s = newSender(c, broker)
+		c.senders[broker] = s
+		c.wg.Go(func() { s.run(c.ctx) })
+	}
+	return s
+}
+
+// pace keeps a link to its rate.
+func (c *copier) pace(ctx context.Context, bytes int) {
+	if c.limiter == nil || bytes == 0 {
+		return
+	}
+	_ = c.limiter.WaitN(ctx, min(bytes, c.limiter.Burst()))
+}

@@ -1,0 +1,324 @@
+package replication
+
+import (
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/starferry/starferry"
+	"github.com/starferry/starferry/internal/wire"
+	"github.com/starferry/starferry/replication/batch"
+	"github.com/starferry/starferry/replication/offsetmap"
+)
+
+// LaneState says what a lane is doing.
+type LaneState string
+
+// The states of a lane.
+const (
+	Unowned    LaneState = "unowned"    // no shard has it
+	Recovering LaneState = "recovering" // being fenced and read back
+	Copying    LaneState = "copying"
+	Stalled    LaneState = "stalled" // held up by a cluster; goes on by itself
+	Stopped    LaneState = "stopped" // does not go on by itself; Reason says why
+)
+
+// lane is one partition on its way, inside the shard that owns its bucket.
+// Everything below mu is guarded by it. Callbacks carry the term they belong
+// to; those of an earlier term are dropped, because what they tell is found out
+// by reading the target log back.
+type lane struct {
+	tp     starferry.TopicPartition
+	bucket *bucket
+	c      *copier
+
+	mu       sync.Mutex
+	state    LaneState
+	reason   string
+	term     uint64 // grows with each activation and deactivation
+	active   bool
+	producer wire.Producer
+	rules    rules
+	pipe     pipeline
+	omap     *offsetmap.Lane
+	began    starferry.Offset // source offset this term began at
+	fetch    starferry.Offset // next source offset to fetch
+	end      starferry.Offset // source's high watermark, last seen
+	copied   int64
+	failures int // in a row
+	since    time.Time
+
+	fetcher  *fetcher // nil: to be routed
+	sender   *sender
+	fetching bool // queued at the fetcher or in a request
+	queued   bool // queued at the sender
+
+	waiters []waiter
+}
+
+// waiter waits until the copy has passed a source offset.
+type waiter struct {
+	at   starferry.Offset
+	done chan struct{}
+}
+
+// Low and high water of what a lane holds unacknowledged, bytes.
+const (
+	laneHigh = 4 << 20
+	laneLow  = 2 << 20
+)
+
+// start makes a recovered lane copy from the map's end on.
+func (l *lane) start(p wire.Producer, r rules) {
+	l.mu.Lock()
+	l.term++
+	l.active = true
+	l.producer, l.rules = p, r
+	l.pipe.reset()
+	source, _ := l.omap.Next()
+	l.began, l.fetch = source, source
+	l.state, l.reason, l.failures = Copying, "", 0
+	l.fetcher, l.sender = nil, nil
+	l.fetching, l.queued = false, false
+	l.wake()
+	l.mu.Unlock()
+	l.c.route(l, 0)
+}
+
+// halt ends a lane's term; nothing more is fetched or sent.
+func (l *lane) halt(s LaneState, reason string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.haltLocked(s, reason)
+}
+
+func (l *lane) haltLocked(s LaneState, reason string) {
+	l.term++
+	l.active = false
+	l.c.budget.free(l.pipe.bytes)
+	l.pipe.reset()
+	if l.state != Stopped || s == Stopped {
+		l.state, l.reason = s, reason
+	}
+}
+
+// stop halts a lane that cannot go on by itself.
+func (l *lane) stop(err error) {
+	l.c.log.Error("lane stopped", "link", l.c.spec.Name, "lane", l.tp, "err", err)
+	l.halt(Stopped, err.Error())
+}
+
+// note says, without halting, why a lane is not getting on.
+func (l *lane) note(s LaneState, reason string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.state != Stopped {
+		l.state, l.reason = s, reason
+	}
+}
+
+// receive takes what was fetched for the term at the offset. It returns
+// whether the lane wants more right away.
+func (l *lane) receive(term uint64, from starferry.Offset, es []*entry, highWatermark starferry.Offset) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if term != l.term || !l.active || from != l.fetch {
+		return false
+	}
+	l.end = highWatermark
+	var size int64
+	for _, e := range es {
+		l.pipe.add(e)
+		size += int64(len(e.batch))
+		l.fetch = e.next()
+	}
+	l.c.budget.take(size)
+	l.applyLocked()
+	l.kickLocked()
+	l.fetching = l.active && l.pipe.bytes < laneHigh
+	return l.fetching
+}
+
+// take stamps and returns the next batch to send.
+func (l *lane) take() (e *entry, term uint64) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.queued = false
+	if !l.active {
+		return nil, 0
+	}
+	e = l.pipe.take()
+	if e != nil {
+		batch.Stamp(e.batch, l.producer.ID, l.producer.Epoch, e.seq)
+		l.kickLocked()
+	}
+	return e, l.term
+}
+
+// acked notes that the target has a batch at base.
+func (l *lane) acked(term uint64, e *entry, base starferry.Offset) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if term != l.term {
+		return
+	}
+	l.pipe.ack(e, base)
+	l.failures = 0
+	if l.state == Stalled {
+		l.state, l.reason = Copying, ""
+	}
+	l.applyLocked()
+	l.kickLocked()
+	if l.active && !l.fetching && l.pipe.bytes < laneLow && l.fetcher != nil {
+		l.fetching = true
+		l.fetcher.offer(l)
+	}
+}
+
+// repeat notes that a batch must be sent again, after the leader has been
+// looked up anew.
+func (l *lane) repeat(term uint64, e *entry, err error) {
+	l.mu.Lock()
+	if term != l.term {
+		l.mu.Unlock()
+		return
+	}
+	l.pipe.fail(e)
+	l.sender = nil
+	settled := !l.pipe.halt
+	l.failures++
+	n := l.failures
+	l.stallLocked(err)
+	l.mu.Unlock()
+	if settled {
+		l.c.route(l, n)
+	}
+}
+
+// stallAfter is how many failures in a row make a lane count as stalled.
+const stallAfter = 5
+
+func (l *lane) stallLocked(err error) {
+	if l.failures >= stallAfter && l.state != Stopped {
+		l.state, l.reason = Stalled, err.Error()
+	}
+}
+
+// echo reports whether an out-of-order answer only follows from an earlier
+// failure.
+func (l *lane) echo(term uint64, e *entry) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return term != l.term || l.pipe.echo(e)
+}
+
+// current reports whether a term is the lane's.
+func (l *lane) current(term uint64) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return term == l.term
+}
+
+// kickLocked queues the lane at its sender if it has something to send.
+func (l *lane) kickLocked() {
+	if l.active && l.sender != nil && !l.queued && l.pipe.waitingToSend() {
+		l.queued = true
+		l.sender.offer(l)
+	}
+}
+
+// applyLocked moves what is acknowledged, in order, into the map.
+func (l *lane) applyLocked() {
+	done := l.pipe.done()
+	if len(done) == 0 {
+		return
+	}
+	for _, e := range done {
+		l.c.budget.free(int64(len(e.batch)))
+		if err := appendEntry(l.omap, e); err != nil {
+			l.haltLocked(Recovering, err.Error())
+			l.bucket.bump(fmt.Errorf("map of %s: %w", l.tp, err))
+			return
+		}
+		l.copied += int64(e.records)
+	}
+	l.wake()
+}
+
+// appendEntry maps an acknowledged entry.
+func appendEntry(m *offsetmap.Lane, e *entry) error {
+	target := e.target
+	for _, p := range e.pieces {
+		if p.hole != "" {
+			if err := m.Hole(p.source, p.end(), p.hole); err != nil {
+				return err
+			}
+			continue
+		}
+		if err := m.Append(offsetmap.Run{Source: p.source, Target: target, Count: p.count}); err != nil {
+			return err
+		}
+		target += starferry.Offset(p.count)
+	}
+	return nil
+}
+
+// wake lets go those who wait for what has now been copied.
+func (l *lane) wake() {
+	if len(l.waiters) == 0 {
+		return
+	}
+	next, _ := l.omap.Next()
+	rest := l.waiters[:0]
+	for _, w := range l.waiters {
+		if w.at <= next {
+			close(w.done)
+			continue
+		}
+		rest = append(rest, w)
+	}
+	l.waiters = rest
+}
+
+// passed returns a channel that is closed when the copy has passed at.
+func (l *lane) passed(at starferry.Offset) <-chan struct{} {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	w := waiter{at, make(chan struct{})}
+	l.waiters = append(l.waiters, w)
+	if l.omap != nil && l.state != Recovering {
+		l.wake()
+	}
+	return w.done
+}
+
+// LaneStatus says how one lane stands.
+type LaneStatus struct {
+	Partition  starferry.TopicPartition `json:"partition"`
+	Bucket     int                      `json:"bucket"`
+	Owner      ShardID                  `json:"owner,omitempty"`
+	State      LaneState                `json:"state"`
+	Reason     string                   `json:"reason,omitempty"`
+	SourceEnd  starferry.Offset         `json:"source_end"`  // high watermark last seen; -1: not seen yet
+	SourceNext starferry.Offset         `json:"source_next"` // next to copy; -1: not known yet
+	TargetNext starferry.Offset         `json:"target_next"` // behind the last copied record
+	// Lag is how many source offsets are not copied yet; -1: not known.
+	Lag    int64 `json:"lag"`
+	Copied int64 `json:"copied"` // records, since this shard took the lane
+}
+
+func (l *lane) status() LaneStatus {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	s := LaneStatus{
+		Partition: l.tp, Bucket: l.bucket.n, Owner: l.c.shard, State: l.state, Reason: l.reason,
+		SourceEnd: l.end, SourceNext: -1, TargetNext: -1, Lag: -1, Copied: l.copied,
+	}
+	if l.omap != nil && l.omap.Begun() {
+		s.SourceNext, s.TargetNext = l.omap.Next()
+		if l.end >= 0 {
+			s.Lag = max(0, int64(l.end-s.SourceNext))
+		}
+	}
+	return s
+}

@@ -1,0 +1,457 @@
+package replication
+
+import (
+	"context"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+
+	"bytes"
+
+	"github.com/segmentio/kafka-go"
+
+	"github.com/starferry/starferry"
+	"github.com/starferry/starferry/internal/wire"
+	"github.com/starferry/starferry/replication/batch"
+	"github.com/starferry/starferry/replication/offsetmap"
+)
+
+// fence is what a bucket's owner knows after it has shut out the one before it.
+type fence struct {
+	producer wire.Producer
+	pids     map[int64]bool                                // ever used by this link on this cluster
+	before   map[starferry.TopicPartition]starferry.Offset // target ends before the marker
+	source   *wire.Metadata
+	target   *wire.Metadata
+}
+
+// halting is an error that a lane does not get over by itself.
+type halting struct{ error }
+
+func (h halting) Unwrap() error { return h.error }
+
+func stopf(format string, args ...any) error { return halting{fmt.Errorf(format, args...)} }
+
+// readback continues a lane's map from the target log: batches that bear one of
+// our producer ids are the records classification left of the source, in order.
+// Sequences and anchors prove that none is missing.
+type readback struct {
+	l       *lane
+	f       *fence
+	m       *offsetmap.Lane
+	anchors map[wire.Producer]anchor
+	walk    *walker
+
+	in     wire.Producer // epoch of the last own batch
+	known  bool          // seq is known
+	seq    int32         // expected next in that epoch
+	behind starferry.Offset
+	lost   error // why what follows cannot be placed; nil: it can
+}
+
+// topicID names one life of a topic; "" where a cluster has no ids.
+func topicID(m *wire.Metadata, t starferry.Topic) string {
+	id := m.Topics[t].ID
+	if id == ([16]byte{}) {
+		return ""
+	}
+	return hex.EncodeToString(id[:])
+}
+
+// recover opens a lane's map and brings it up to the fence's marker. It
+// returns the anchor of the epoch that may now write.
+func (l *lane) recover(ctx context.Context, f *fence) (anchor, error) {
+	own := anchor{
+		Link: l.c.spec.Name, Lane: l.tp, PID: f.producer.ID, Epoch: f.producer.Epoch,
+		SourceTopic: topicID(f.source, l.tp.Topic), TargetTopic: topicID(f.target, l.tp.Topic),
+	}
+	anchors, err := l.anchors(own)
+	if err != nil {
+		return own, err
+	}
+	m, err := l.open(own)
+	if err != nil {
+		return own, err
+	}
+	r := &readback{l: l, f: f, m: m, anchors: map[wire.Producer]anchor{}, behind: -1}
+	for _, a := range anchors {
+		r.anchors[wire.Producer{ID: a.PID, Epoch: a.Epoch}] = a
+	}
+	from, err := r.begin(ctx, anchors)
+	if err != nil {
+		return own, err
+	}
+	marker, err := r.scan(ctx, from)
+	if err != nil {
+		return own, err
+	}
+	if r.lost != nil {
+		return own, r.lost
+	}
+	if !m.Begun() {
+		err = r.fresh(ctx, marker+1)
+	} else {
+		err = m.Pass(marker + 1)
+	}
+	if err != nil {
+		return own, err
+	}
+	own.Source, _ = m.Next()
+	own.Target = marker + 1
+	return own, m.Flush()
+}
+
+// anchors are those of the lane in the topics' present lives.
+func (l *lane) anchors(own anchor) ([]anchor, error) {
+	var out []anchor
+	for _, a := range l.c.state.Anchors(own.Link, own.Lane) {
+		if a.TargetTopic != own.TargetTopic {
+			continue // that target topic is gone, and its copies with it
+		}
+		if a.SourceTopic != own.SourceTopic {
+			return nil, stopf("topic %s of %s was deleted and created again, and the target holds copies of the old one; delete the topic on %s, or copy under another link into an empty topic, then ask for the link again",
+				l.tp.Topic, l.c.spec.Source, l.c.spec.Target)
+		}
+		out = append(out, a)
+	}
+	return out, nil
+}
+
+// open opens the lane's map; a damaged one is removed and made anew.
+func (l *lane) open(own anchor) (*offsetmap.Lane, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.omap != nil {
+		return l.omap, nil
+	}
+	key := offsetmap.LaneKey{Link: own.Link, TopicPartition: l.tp, Incarnation: own.SourceTopic + "." + own.TargetTopic}
+	m, err := l.c.maps.Lane(key)
+	if errors.Is(err, offsetmap.ErrDamaged) {
+		l.c.log.Warn("offset map damaged; rebuilding it from the target log", "link", own.Link, "lane", l.tp, "err", err)
+		if err = l.c.maps.Remove(key); err == nil {
+			m, err = l.c.maps.Lane(key)
+		}
+	}
+	if err != nil {
+		return nil, fmt.Errorf("open map of %s: %w", l.tp, err)
+	}
+	l.omap = m
+	return m, nil
+}
+
+// begin says from where the target log has to be read.
+func (r *readback) begin(ctx context.Context, anchors []anchor) (starferry.Offset, error) {
+	before, ok := r.f.before[r.l.tp]
+	if !ok {
+		before = 0
+	}
+	if r.m.Begun() {
+		_, target := r.m.Next()
+		if target <= before || !ok {
+			r.resume()
+			return target, nil
+		}
+		r.l.c.log.Warn("target log is shorter than its map; rebuilding the map", "lane", r.l.tp, "mapped", target, "end", before)
+	}
+	if len(anchors) == 0 {
+		return before, nil
+	}
+	first := anchors[0]
+	if err := r.m.Reset(first.Source, first.Target); err != nil {
+		return 0, err
+	}
+	return first.Target, nil
+}
+
+// resume finds which epoch wrote the map's end, and how much of it is mapped.
+func (r *readback) resume() {
+	source, _ := r.m.Next()
+	start, _ := r.m.Start()
+	best, found := anchor{}, false
+	for _, a := range r.anchors {
+		if a.Source <= source && a.Source >= start && (!found || a.Target > best.Target) {
+			best, found = a, true
+		}
+	}
+	if !found {
+		return
+	}
+	var n int64
+	for s, err := range r.m.Segments(best.Source) {
+		if err != nil || s.Status == starferry.Unknown {
+			return
+		}
+		if s.Status == starferry.Exact && s.Source+starferry.Offset(s.Count) > best.Source {
+			n += s.Count - max(0, int64(best.Source-s.Source))
+			r.behind = s.Target + starferry.Offset(s.Count)
+		}
+	}
+	r.in, r.known = wire.Producer{ID: best.PID, Epoch: best.Epoch}, true
+	r.seq = int32(n & 0x7fffffff)
+}
+
+// fresh begins the map of a lane that was never copied, at the source's start.
+func (r *readback) fresh(ctx context.Context, target starferry.Offset) error {
+	tp := r.l.tp
+	starts, err := r.l.c.src.Offsets(ctx, []starferry.TopicPartition{tp}, wire.Earliest)
+	if err != nil {
+		return fmt.Errorf("find start of %s on %s: %w", tp, r.l.c.spec.Source, err)
+	}
+	return r.m.Reset(starts[tp], target)
+}
+
+// scan reads the target log until the fence's marker and returns its offset.
+func (r *readback) scan(ctx context.Context, at starferry.Offset) (starferry.Offset, error) {
+	for {
+		p, err := fetchOnce(ctx, r.l.c.tgt, r.l.tp, at, glance{waitMS: 20, maxBytes: 4 << 20})
+		if errors.Is(err, kafka.OffsetOutOfRange) && p != nil && starferry.Offset(p.LogStartOffset) > at {
+			at = starferry.Offset(p.LogStartOffset)
+			continue
+		}
+		if err != nil {
+			return 0, fmt.Errorf("read back: %w", err)
+		}
+		set := p.RecordBatches
+		for {
+			b, rest, err := batch.Next(set)
+			if errors.Is(err, io.EOF) || errors.Is(err, batch.ErrTruncated) {
+				break
+			}
+			if err != nil && !errors.Is(err, batch.ErrMagic) {
+				return 0, stopf("read back %s of %s at offset %d: %w", r.l.tp, r.l.c.spec.Target, at, err)
+			}
+			set = rest
+			if err != nil || b.NextOffset() <= at {
+				continue
+			}
+			at = b.NextOffset()
+			if b.Control() && b.ProducerID() == r.f.producer.ID && b.ProducerEpoch() >= r.f.producer.Epoch {
+				return b.BaseOffset(), nil
+			}
+			if !b.Control() && r.f.pids[b.ProducerID()] {
+				if err := r.own(ctx, b); err != nil {
+					return 0, err
+				}
+			}
+		}
+		if ctx.Err() != nil {
+			return 0, context.Cause(ctx)
+		}
+	}
+}
+
+// own places one batch of ours.
+func (r *readback) own(ctx context.Context, b batch.Batch) error {
+	p := wire.Producer{ID: b.ProducerID(), Epoch: b.ProducerEpoch()}
+	n := int64(b.LastOffsetDelta()) + 1
+	if p != r.in || !r.known {
+		if err := r.enter(ctx, p, b); err != nil {
+			return err
+		}
+	}
+	if r.lost != nil {
+		return nil
+	}
+	gap := int64((b.BaseSequence() - r.seq) & 0x7fffffff)
+	if gap >= 1<<30 {
+		return stopf("target %s@%d: sequence %d where %d was to follow; the map and the target log disagree: delete the shard's map of this lane and start again",
+			r.l.tp, b.BaseOffset(), b.BaseSequence(), r.seq)
+	}
+	var err error
+	if gap > 0 {
+		err = r.missing(ctx, gap, b)
+	}
+	if err == nil {
+		err = r.copied(ctx, n, b.BaseOffset(), b)
+	}
+	if errors.Is(err, errGone) {
+		r.lost = stopf("%w; the copies on the target from offset %d on cannot be placed exactly: delete topic %s on %s and ask for the link again, or keep the shard's directory next time",
+			err, b.BaseOffset(), r.l.tp.Topic, r.l.c.spec.Target)
+		return nil
+	}
+	r.seq = addSeq(b.BaseSequence(), int32(n))
+	r.behind = b.NextOffset()
+	return err
+}
+
+// enter goes over to an epoch, whose anchor says where it began.
+func (r *readback) enter(ctx context.Context, p wire.Producer, b batch.Batch) error {
+	a, ok := r.anchors[p]
+	if !ok {
+		return stopf("target %s@%d bears our producer id %d epoch %d, and topic %s on %s does not say where that epoch began; was it emptied? Delete topic %s on %s and ask for the link again",
+			r.l.tp, b.BaseOffset(), p.ID, p.Epoch, stateTopic, r.l.c.spec.Target, r.l.tp.Topic, r.l.c.spec.Target)
+	}
+	next, _ := r.m.Next()
+	if p == r.in || !r.known && a.Source < next {
+		// The map goes on in the middle of an epoch it cannot count from.
+		r.in, r.known, r.seq = p, true, b.BaseSequence()
+		return nil
+	}
+	if a.Source < next {
+		return stopf("target %s@%d: its epoch began at source offset %d, and the map is at %d already; delete the shard's map of this lane and start again",
+			r.l.tp, b.BaseOffset(), a.Source, next)
+	}
+	if a.Source > next {
+		if err := r.skip(ctx, a.Source); err != nil {
+			return err
+		}
+	}
+	r.in, r.known, r.seq, r.behind, r.lost = p, true, 0, -1, nil
+	return nil
+}
+
+// skip passes the source offsets up to an anchor of which the target shows no
+// copies: holes where the source still says so, unknown otherwise.
+func (r *readback) skip(ctx context.Context, to starferry.Offset) error {
+	for {
+		next, _ := r.m.Next()
+		if next >= to {
+			return nil
+		}
+		pc, err := r.source().peek(ctx, next)
+		if errors.Is(err, errGone) || err == nil && (pc.hole == "" || pc.end() > to) {
+			r.walk = nil
+			return r.m.MarkUnknown(next, to)
+		}
+		if err != nil {
+			return err
+		}
+		if err := r.m.Hole(pc.source, pc.end(), pc.hole); err != nil {
+			return err
+		}
+		r.walk.advance(pc.count)
+	}
+}
+
+func (r *readback) source() *walker {
+	if r.walk == nil {
+		r.walk = &walker{c: r.l.c.src, tp: r.l.tp, rules: r.l.c.rulesOf(r.l.tp.Topic)}
+	}
+	return r.walk
+}
+
+// missing passes records of ours that a cleaner or retention took from the
+// target. Where nothing foreign can have stood between, their places are known.
+func (r *readback) missing(ctx context.Context, n int64, b batch.Batch) error {
+	if r.behind >= 0 && int64(b.BaseOffset()-r.behind) == n {
+		return r.copied(ctx, n, r.behind, nil)
+	}
+	return r.place(ctx, n, nil, func(p piece) error { return r.m.MarkUnknown(p.source, p.end()) })
+}
+
+// copied maps the next n copied source records to target offsets from base on.
+func (r *readback) copied(ctx context.Context, n int64, base starferry.Offset, b batch.Batch) error {
+	return r.place(ctx, n, b, func(p piece) error {
+		err := r.m.Append(offsetmap.Run{Source: p.source, Target: base, Count: p.count})
+		base += starferry.Offset(p.count)
+		return err
+	})
+}
+
+// place hands the next n copied source records to put, mapping holes on the way.
+func (r *readback) place(ctx context.Context, n int64, b batch.Batch, put func(piece) error) error {
+	for n > 0 {
+		next, _ := r.m.Next()
+		pc, err := r.source().peek(ctx, next)
+		if err != nil {
+			return err
+		}
+		if pc.hole != "" {
+			err = r.m.Hole(pc.source, pc.end(), pc.hole)
+		} else {
+			if b != nil {
+				if err := r.compare(b, r.walk.whole(), n); err != nil {
+					return err
+				}
+			}
+			pc.count = min(pc.count, n)
+			n -= pc.count
+			err = put(pc)
+		}
+		if err != nil {
+			return err
+		}
+		r.walk.advance(pc.count)
+	}
+	return nil
+}
+
+// compare checks a target batch against the source's where the two were one
+// batch: same records, or, if the target's broker recompressed them, same times.
+func (r *readback) compare(b batch.Batch, e *entry, n int64) error {
+	if e == nil || !e.passed || int64(e.records) != n || b.Count() != int(e.records) || int64(b.Count()) != n {
+		return nil
+	}
+	src := batch.Batch(e.batch)
+	if bytes.Equal(src[batchHeader:], b[batchHeader:]) || b.LogAppendTime() || src.MaxTimestamp() == b.MaxTimestamp() {
+		return nil
+	}
+	return stopf("target %s@%d is not the copy of source offset %d that it should be: their records differ; was the source truncated, or its topic created again? Compare the two, delete topic %s on %s and ask for the link again",
+		r.l.tp, b.BaseOffset(), e.pieces[0].source, r.l.tp.Topic, r.l.c.spec.Target)
+}
+
+// batchHeader is the size of a batch's header (KIP-98).
+const batchHeader = 61
+
+// errGone says that the source no longer holds what is asked for.
+var errGone = errors.New("source records are gone")
+
+// walker reads a source partition as the copy does, without copying.
+type walker struct {
+	c     *wire.Cluster
+	tp    starferry.TopicPartition
+	rules rules
+	queue []*entry
+	at    int   // piece of the first entry
+	used  int64 // of that piece
+}
+
+// peek returns what stands at next: the rest of a piece.
+func (w *walker) peek(ctx context.Context, next starferry.Offset) (piece, error) {
+	for len(w.queue) == 0 {
+		p, err := fetchOnce(ctx, w.c, w.tp, next, glance{committed: true, waitMS: 100, maxBytes: 4 << 20})
+		if errors.Is(err, kafka.OffsetOutOfRange) && p != nil {
+			if start := starferry.Offset(p.LogStartOffset); start > next || start < 0 {
+				return piece{}, fmt.Errorf("source %s: offsets %d to %d: %w", w.tp, next, start-1, errGone)
+			}
+			return piece{}, stopf("source %s ends before offset %d, which was copied; was the topic created again or its log truncated? Delete the topic on the target and ask for the link again", w.tp, next)
+		}
+		if err != nil {
+			return piece{}, err
+		}
+		if w.queue, err = classify(p, next, w.rules); err != nil {
+			return piece{}, halting{err}
+		}
+		if len(w.queue) == 0 && int64(next) >= p.HighWatermark {
+			return piece{}, stopf("source %s ends at offset %d, and the target holds copies of later records; was the topic created again or its log truncated? Delete the topic on the target and ask for the link again", w.tp, p.HighWatermark)
+		}
+		if ctx.Err() != nil {
+			return piece{}, context.Cause(ctx)
+		}
+	}
+	pc := w.queue[0].pieces[w.at]
+	pc.source += starferry.Offset(w.used)
+	pc.count -= w.used
+	return pc, nil
+}
+
+// whole returns the entry that begins exactly here, or nil.
+func (w *walker) whole() *entry {
+	if w.at == 0 && w.used == 0 {
+		return w.queue[0]
+	}
+	return nil
+}
+
+// advance passes n offsets of the piece that peek returned.
+func (w *walker) advance(n int64) {
+	w.used += n
+	if w.used < w.queue[0].pieces[w.at].count {
+		return
+	}
+	w.used = 0
+	if w.at++; w.at == len(w.queue[0].pieces) {
+		w.queue, w.at = w.queue[1:], 0
+	}
+}

@@ -1,0 +1,180 @@
+package replication
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+
+	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"github.com/starferry/starferry"
+	"github.com/starferry/starferry/internal/wire"
+	"github.com/starferry/starferry/replication/batch"
+)
+
+// rules are what decides, beside the source's bytes, how they are copied.
+type rules struct {
+	limits batch.Limits
+	// brokerTime: the target topic sets its own times (LogAppendTime).
+	brokerTime bool
+}
+
+// maxDecompressed bounds the memory of one batch that has to be re-encoded.
+const maxDecompressed = 64 << 20
+
+// classify turns what a read-committed fetch returned for one partition into
+// entries: batches to send and holes, without a gap from the offset asked for.
+// It answers the same for the same bytes, which is what lets a lost map be
+// rebuilt.
+func classify(p *kmsg.FetchResponseTopicPartition, from starferry.Offset, r rules) ([]*entry, error) {
+	aborted := make([]batch.AbortedTxn, len(p.AbortedTransactions))
+	for i, a := range p.AbortedTransactions {
+		aborted[i] = batch.AbortedTxn{ProducerID: a.ProducerID, FirstOffset: starferry.Offset(a.FirstOffset)}
+	}
+	filter := batch.NewFilter(aborted)
+	var out []*entry
+	rest := p.RecordBatches
+	for {
+		b, tail, err := batch.Next(rest)
+		switch {
+		case errors.Is(err, batch.ErrMagic):
+			if b, err = batch.Upgrade(b, maxDecompressed); err != nil {
+				return out, fmt.Errorf("upgrade old message after offset %d: %w", from, err)
+			}
+		case errors.Is(err, io.EOF), errors.Is(err, batch.ErrTruncated):
+			return out, nil
+		case err != nil:
+			return out, fmt.Errorf("read batch at or after offset %d: %w", from, err)
+		}
+		rest = tail
+		class, err := filter.Class(b)
+		if err != nil {
+			return out, fmt.Errorf("read batch at offset %d: %w", b.BaseOffset(), err)
+		}
+		if b.NextOffset() <= from {
+			continue
+		}
+		if b.BaseOffset() > from {
+			out = append(out, hole(from, b.BaseOffset(), starferry.Compacted))
+			from = b.BaseOffset()
+		}
+		es, err := classifyBatch(b, class, from, r)
+		if err != nil {
+			return out, err
+		}
+		out = append(out, es...)
+		from = b.NextOffset()
+	}
+}
+
+func hole(from, to starferry.Offset, why starferry.Reason) *entry {
+	return &entry{pieces: []piece{{from, int64(to - from), why}}}
+}
+
+func classifyBatch(b batch.Batch, class batch.Class, from starferry.Offset, r rules) ([]*entry, error) {
+	switch {
+	case class == batch.Control:
+		return []*entry{hole(from, b.NextOffset(), starferry.Control)}, nil
+	case class == batch.Aborted:
+		return []*entry{hole(from, b.NextOffset(), starferry.Aborted)}, nil
+	case b.Count() == 0:
+		return []*entry{hole(from, b.NextOffset(), starferry.Compacted)}, nil
+	}
+	times := b.LogAppendTime()
+	if times && r.brokerTime {
+		batch.ClearLogAppendTime(b)
+		times = false
+	}
+	if b.Dense() && b.BaseOffset() == from && !times {
+		n := int64(b.Count())
+		return []*entry{{pieces: []piece{{from, n, ""}}, batch: b, records: int32(n), passed: true}}, nil
+	}
+	return reencode(b, from, r)
+}
+
+// reencode rebuilds a batch densely; the offsets it leaves out become holes.
+func reencode(b batch.Batch, from starferry.Offset, r rules) ([]*entry, error) {
+	keep := func(o starferry.Offset) bool { return o >= from }
+	copies, err := batch.Reencode(b, keep, r.limits)
+	if err != nil {
+		return nil, fmt.Errorf("re-encode batch at offset %d: %w", b.BaseOffset(), err)
+	}
+	var out []*entry
+	at := from
+	for _, c := range copies {
+		e := &entry{batch: c.Batch, records: int32(c.Batch.Count())}
+		for _, o := range c.Offsets {
+			if o.From > at {
+				e.pieces = append(e.pieces, piece{at, int64(o.From - at), starferry.Compacted})
+			}
+			e.pieces = append(e.pieces, piece{o.From, int64(o.To - o.From), ""})
+			at = o.To
+		}
+		out = append(out, e)
+	}
+	if at < b.NextOffset() {
+		out = append(out, hole(at, b.NextOffset(), starferry.Compacted))
+	}
+	return out, nil
+}
+
+// glance says how one partition is read outside the hot path.
+type glance struct {
+	committed bool
+	waitMS    int32
+	maxBytes  int32
+}
+
+// fetchOnce reads one partition once, over the shared connection to its leader.
+func fetchOnce(ctx context.Context, c *wire.Cluster, tp starferry.TopicPartition, from starferry.Offset, g glance) (*kmsg.FetchResponseTopicPartition, error) {
+	leader, _, err := c.Leader(ctx, tp)
+	if err != nil {
+		return nil, fmt.Errorf("fetch %s@%d from %s: %w", tp, from, c.Name(), err)
+	}
+	req := newFetch(g.waitMS, g.maxBytes, g.committed)
+	addFetch(req, tp, from, g.maxBytes)
+	resp, err := c.DoOn(ctx, leader, req)
+	if err != nil {
+		c.Forget(tp.Topic)
+		return nil, fmt.Errorf("fetch %s@%d from %s: %w", tp, from, c.Name(), err)
+	}
+	f, ok := resp.(*kmsg.FetchResponse)
+	if !ok || len(f.Topics) != 1 || len(f.Topics[0].Partitions) != 1 {
+		return nil, fmt.Errorf("fetch %s@%d from %s: %w", tp, from, c.Name(), errors.Join(wire.ErrFrame, wire.Code(f.ErrorCode)))
+	}
+	p := &f.Topics[0].Partitions[0]
+	if err := wire.Code(p.ErrorCode); err != nil {
+		c.Forget(tp.Topic)
+		return p, fmt.Errorf("fetch %s@%d from %s: %w", tp, from, c.Name(), err)
+	}
+	return p, nil
+}
+
+func newFetch(waitMS, maxBytes int32, committed bool) *kmsg.FetchRequest {
+	req := kmsg.NewPtrFetchRequest()
+	req.MaxWaitMillis = waitMS
+	req.MinBytes = 1
+	req.MaxBytes = maxBytes
+	req.SessionEpoch = -1
+	if committed {
+		req.IsolationLevel = 1
+	}
+	return req
+}
+
+// addFetch adds a partition; those of one topic must follow each other.
+func addFetch(req *kmsg.FetchRequest, tp starferry.TopicPartition, from starferry.Offset, maxBytes int32) {
+	n := len(req.Topics)
+	if n == 0 || req.Topics[n-1].Topic != string(tp.Topic) {
+		t := kmsg.NewFetchRequestTopic()
+		t.Topic = string(tp.Topic)
+		req.Topics = append(req.Topics, t)
+		n++
+	}
+	p := kmsg.NewFetchRequestTopicPartition()
+	p.Partition = int32(tp.Partition)
+	p.FetchOffset = int64(from)
+	p.PartitionMaxBytes = maxBytes
+	req.Topics[n-1].Partitions = append(req.Topics[n-1].Partitions, p)
+}

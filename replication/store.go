@@ -1,0 +1,204 @@
+package replication
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/starferry/starferry"
+)
+
+// The buckets of JetStream's key-value store that links live in.
+const (
+	linksBucket  = "starferry_links"
+	ownersBucket = "starferry_owners"
+	shardsBucket = "starferry_shards"
+)
+
+// DefaultLeaseTTL is how long a shard that fell silent keeps its buckets.
+const DefaultLeaseTTL = 6 * time.Second
+
+// store is the shared memory of shards and agent: what is wanted, who owns what
+// and who is alive. All of it may be emptied; links are then asked for again.
+type store struct {
+	links, owners, shards jetstream.KeyValue
+}
+
+// openStore makes the buckets where they are missing. The time to live of the
+// leases is that of whoever comes first.
+func openStore(ctx context.Context, nc *nats.Conn, ttl time.Duration) (*store, error) {
+	js, err := jetstream.New(nc)
+	if err != nil {
+		return nil, fmt.Errorf("open links: %w", err)
+	}
+	s := &store{}
+	for _, b := range []struct {
+		kv  *jetstream.KeyValue
+		cfg jetstream.KeyValueConfig
+	}{
+		{&s.links, jetstream.KeyValueConfig{Bucket: linksBucket, Description: "starferry: links that are wanted", History: 8}},
+		{&s.owners, jetstream.KeyValueConfig{Bucket: ownersBucket, Description: "starferry: which shard owns which bucket", History: 4}},
+		{&s.shards, jetstream.KeyValueConfig{Bucket: shardsBucket, Description: "starferry: leases of the shards", TTL: ttl, Storage: jetstream.MemoryStorage}},
+	} {
+		kv, err := openBucket(ctx, js, b.cfg)
+		if err != nil {
+			return nil, fmt.Errorf("open key-value bucket %s: %w; NATS must run with JetStream", b.cfg.Bucket, err)
+		}
+		*b.kv = kv
+	}
+	return s, nil
+}
+
+func openBucket(ctx context.Context, js jetstream.JetStream, cfg jetstream.KeyValueConfig) (jetstream.KeyValue, error) {
+	kv, err := js.KeyValue(ctx, cfg.Bucket)
+	if err == nil || !errors.Is(err, jetstream.ErrBucketNotFound) {
+		return kv, err
+	}
+	kv, err = js.CreateKeyValue(ctx, cfg)
+	if errors.Is(err, jetstream.ErrBucketExists) {
+		return js.KeyValue(ctx, cfg.Bucket)
+	}
+	return kv, err
+}
+
+// errChanged says that somebody else changed a key since it was read.
+var errChanged = errors.New("changed meanwhile by somebody else")
+
+// errNoLink says that a link is not there.
+var errNoLink = errors.New("no such link")
+
+// Link reads one spec.
+func (s *store) Link(ctx context.Context, name starferry.LinkName) (LinkSpec, error) {
+	var spec LinkSpec
+	rev, err := read(ctx, s.links, string(name), &spec)
+	if errors.Is(err, jetstream.ErrKeyNotFound) {
+		return spec, fmt.Errorf("link %s: %w", name, errNoLink)
+	}
+	spec.Revision = rev
+	return spec, err
+}
+
+// Links reads all specs.
+func (s *store) Links(ctx context.Context) ([]LinkSpec, error) {
+	names, err := keys(ctx, s.links)
+	if err != nil {
+		return nil, err
+	}
+	var out []LinkSpec
+	for _, n := range names {
+		spec, err := s.Link(ctx, starferry.LinkName(n))
+		if errors.Is(err, errNoLink) {
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, spec)
+	}
+	return out, nil
+}
+
+// PutLink writes a spec over the revision it was read at.
+func (s *store) PutLink(ctx context.Context, spec LinkSpec) (uint64, error) {
+	return write(ctx, s.links, string(spec.Name), spec.Revision, spec)
+}
+
+// DropLink forgets a link and its table.
+func (s *store) DropLink(ctx context.Context, name starferry.LinkName) error {
+	for _, kv := range []jetstream.KeyValue{s.links, s.owners} {
+		if err := kv.Delete(ctx, string(name)); err != nil && !errors.Is(err, jetstream.ErrKeyNotFound) {
+			return fmt.Errorf("delete link %s: %w", name, err)
+		}
+	}
+	return nil
+}
+
+// Table reads a link's table; a link without one has the empty table.
+func (s *store) Table(ctx context.Context, name starferry.LinkName) (Table, error) {
+	var t Table
+	rev, err := read(ctx, s.owners, string(name), &t)
+	if errors.Is(err, jetstream.ErrKeyNotFound) {
+		return Table{Version: 1, Link: name}, nil
+	}
+	t.Revision = rev
+	return t, err
+}
+
+// PutTable writes a table over the revision it was read at.
+func (s *store) PutTable(ctx context.Context, t Table) (uint64, error) {
+	return write(ctx, s.owners, string(t.Link), t.Revision, t)
+}
+
+// Live lists the shards whose leases stand.
+func (s *store) Live(ctx context.Context) ([]ShardID, error) {
+	names, err := keys(ctx, s.shards)
+	if err != nil {
+		return nil, err
+	}
+	out := make([]ShardID, len(names))
+	for i, n := range names {
+		out[i] = ShardID(n)
+	}
+	return out, nil
+}
+
+func keys(ctx context.Context, kv jetstream.KeyValue) ([]string, error) {
+	l, err := kv.ListKeys(ctx)
+	if err != nil {
+		if errors.Is(err, jetstream.ErrNoKeysFound) {
+			return nil, nil
+		}
+		return nil, fmt.Errorf("list %s: %w", kv.Bucket(), err)
+	}
+	defer func() { _ = l.Stop() }()
+	var out []string
+	for {
+		select {
+		case k, ok := <-l.Keys():
+			if !ok {
+				return out, ctx.Err()
+			}
+			out = append(out, k)
+		case <-ctx.Done():
+			return nil, fmt.Errorf("list %s: %w", kv.Bucket(), ctx.Err())
+		}
+	}
+}
+
+func read(ctx context.Context, kv jetstream.KeyValue, key string, into any) (uint64, error) {
+	e, err := kv.Get(ctx, key)
+	if err != nil {
+		return 0, fmt.Errorf("read %s of %s: %w", key, kv.Bucket(), err)
+	}
+	if err := json.Unmarshal(e.Value(), into); err != nil {
+		return 0, fmt.Errorf("read %s of %s: %w; the value was not written by this version of starferry", key, kv.Bucket(), err)
+	}
+	return e.Revision(), nil
+}
+
+func write(ctx context.Context, kv jetstream.KeyValue, key string, at uint64, v any) (uint64, error) {
+	b, err := json.Marshal(v)
+	if err != nil {
+		return 0, fmt.Errorf("write %s of %s: %w", key, kv.Bucket(), err)
+	}
+	var rev uint64
+	if at == 0 {
+		rev, err = kv.Create(ctx, key, b)
+	} else {
+		rev, err = kv.Update(ctx, key, b, at)
+	}
+	var api *jetstream.APIError
+	switch {
+	case err == nil:
+		return rev, nil
+	case errors.Is(err, jetstream.ErrKeyExists),
+		errors.As(err, &api) && api.ErrorCode == jetstream.JSErrCodeStreamWrongLastSequence:
+		return 0, fmt.Errorf("write %s of %s: %w", key, kv.Bucket(), errChanged)
+	}
+	return 0, fmt.Errorf("write %s of %s: %w", key, kv.Bucket(), err)
+}

@@ -1,0 +1,133 @@
+package replication
+
+import (
+	"cmp"
+	"hash/fnv"
+	"slices"
+
+	"github.com/starferry/starferry"
+)
+
+// ShardID names a shard. It becomes part of NATS subjects.
+type ShardID string
+
+// Table says which shard owns which bucket of a link.
+type Table struct {
+	Version int                `json:"v"`
+	Link    starferry.LinkName `json:"link"`
+	// Owners has one entry for each bucket, at the bucket's index.
+	Owners []Ownership `json:"owners"`
+	// Revision is the KV revision the table was read at; 0 if there is none yet.
+	Revision uint64 `json:"-"`
+}
+
+// Ownership is one bucket's entry in a table.
+type Ownership struct {
+	Shard ShardID `json:"shard,omitempty"` // empty: nobody
+	// Epoch grows with every change of owner.
+	Epoch int64 `json:"epoch"`
+}
+
+// Assign shares a link's buckets among the live shards. It is pure and
+// deterministic: every shard that sees the same spec, the same living and the
+// same old table computes the same new one. It moves only the buckets it must,
+// and no two shards' shares differ by more than one.
+func Assign(spec LinkSpec, live []ShardID, old Table) Table {
+	n := max(spec.Buckets, 1)
+	next := Table{Version: 1, Link: spec.Name, Owners: make([]Ownership, n), Revision: old.Revision}
+	copy(next.Owners, old.Owners)
+	live = slices.Clone(live)
+	slices.Sort(live)
+	live = slices.Compact(live)
+	if len(live) == 0 {
+		return next.without(func(ShardID) bool { return false })
+	}
+	next = next.without(func(s ShardID) bool { _, ok := slices.BinarySearch(live, s); return ok })
+	quota := quotas(spec.Name, live, next)
+	held := map[ShardID]int{}
+	for b, o := range next.Owners {
+		if o.Shard == "" {
+			continue
+		}
+		if held[o.Shard] == quota[o.Shard].n {
+			next.Owners[b] = Ownership{Epoch: o.Epoch}
+			continue
+		}
+		held[o.Shard]++
+	}
+	order := slices.SortedFunc(slices.Values(live), func(a, b ShardID) int { return cmp.Compare(quota[a].rank, quota[b].rank) })
+	at := 0
+	for b, o := range next.Owners {
+		if o.Shard != "" {
+			continue
+		}
+		for held[order[at]] == quota[order[at]].n {
+			at++
+		}
+		next.Owners[b] = Ownership{Shard: order[at], Epoch: o.Epoch + 1}
+		held[order[at]]++
+	}
+	for b := range next.Owners {
+		if b < len(old.Owners) && old.Owners[b].Shard == next.Owners[b].Shard {
+			next.Owners[b].Epoch = old.Owners[b].Epoch
+		}
+	}
+	return next
+}
+
+// without takes their buckets from the shards that are not kept.
+func (t Table) without(keep func(ShardID) bool) Table {
+	for b, o := range t.Owners {
+		if o.Shard != "" && !keep(o.Shard) {
+			t.Owners[b] = Ownership{Epoch: o.Epoch}
+		}
+	}
+	return t
+}
+
+type share struct{ n, rank int }
+
+// quotas says how many buckets each shard may hold. The shards that hold most
+// already take the remainder, so that nothing moves for its sake; between equals
+// a hash of the link's name decides, so that small links spread over the shards.
+func quotas(link starferry.LinkName, live []ShardID, t Table) map[ShardID]share {
+	held := map[ShardID]int{}
+	for _, o := range t.Owners {
+		held[o.Shard]++
+	}
+	order := slices.SortedFunc(slices.Values(live), func(a, b ShardID) int {
+		return cmp.Or(cmp.Compare(held[b], held[a]), cmp.Compare(weight(link, a), weight(link, b)), cmp.Compare(a, b))
+	})
+	each, rest := len(t.Owners)/len(live), len(t.Owners)%len(live)
+	out := map[ShardID]share{}
+	for i, s := range order {
+		n := each
+		if i < rest {
+			n++
+		}
+		out[s] = share{n, i}
+	}
+	return out
+}
+
+func weight(link starferry.LinkName, s ShardID) uint64 {
+	h := fnv.New64a()
+	h.Write([]byte(link))
+	h.Write([]byte{0})
+	h.Write([]byte(s))
+	return h.Sum64()
+}
+
+// equal reports whether two tables say the same, whatever their revisions.
+func (t Table) equal(o Table) bool { return slices.Equal(t.Owners, o.Owners) }
+
+// mine lists the buckets a shard owns.
+func (t Table) mine(s ShardID) map[int]int64 {
+	out := map[int]int64{}
+	for b, o := range t.Owners {
+		if o.Shard == s {
+			out[b] = o.Epoch
+		}
+	}
+	return out
+}

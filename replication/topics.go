@@ -1,0 +1,136 @@
+package replication
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/segmentio/kafka-go"
+	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"github.com/starferry/starferry"
+	"github.com/starferry/starferry/internal/wire"
+)
+
+// copiedConfigs are the settings a target topic takes over from the source's,
+// where they are set on the topic itself. What names brokers, replicas or
+// throttles belongs to a cluster and stays there.
+var copiedConfigs = [...]string{
+	"cleanup.policy", "compression.type", "delete.retention.ms", "file.delete.delay.ms", "flush.messages", "flush.ms",
+	"index.interval.bytes", "max.compaction.lag.ms", "max.message.bytes", "message.timestamp.type",
+	"message.timestamp.after.max.ms", "message.timestamp.before.max.ms", "min.cleanable.dirty.ratio",
+	"min.compaction.lag.ms", "min.insync.replicas", "retention.bytes", "retention.ms", "segment.bytes",
+	"segment.index.bytes", "segment.jitter.ms", "segment.ms",
+}
+
+// makeTopics creates the target topics that are missing. One that exists with
+// another number of partitions is an error.
+func makeTopics(ctx context.Context, src, tgt *wire.Cluster, topics []starferry.Topic) error {
+	from, err := src.Metadata(ctx, topics...)
+	if err != nil {
+		return fmt.Errorf("look up topics on %s: %w", src.Name(), err)
+	}
+	to, err := tgt.Metadata(ctx, topics...)
+	if err != nil {
+		return fmt.Errorf("look up topics on %s: %w", tgt.Name(), err)
+	}
+	for _, t := range topics {
+		if len(from.Topics[t].Partitions) == 0 {
+			return fmt.Errorf("topic %s of %s: %w; check its name, and that the principal may describe it", t, src.Name(), orUnknown(from.Topics[t].Err))
+		}
+	}
+	confs, err := src.TopicConfigs(ctx, topics...)
+	if err != nil && len(confs) == 0 {
+		return fmt.Errorf("read topic settings on %s: %w", src.Name(), err)
+	}
+	for _, t := range topics {
+		n := len(from.Topics[t].Partitions)
+		have := len(to.Topics[t].Partitions)
+		if have == 0 {
+			err = makeTopic(ctx, tgt, t, n, confs[t])
+			if !errors.Is(err, kafka.TopicAlreadyExists) {
+				if err != nil {
+					return err
+				}
+				continue
+			}
+			again, err := tgt.Metadata(ctx, t)
+			if err != nil {
+				return fmt.Errorf("look up topic %s on %s: %w", t, tgt.Name(), err)
+			}
+			have = len(again.Topics[t].Partitions)
+		}
+		if have != n {
+			return fmt.Errorf("topic %s has %d partitions on %s and %d on %s: a link copies partition to partition; delete the topic on %s, or give it %d partitions, then ask again",
+				t, n, src.Name(), have, tgt.Name(), tgt.Name(), n)
+		}
+	}
+	return nil
+}
+
+func orUnknown(err error) error {
+	if err == nil {
+		return kafka.UnknownTopicOrPartition
+	}
+	return err
+}
+
+func makeTopic(ctx context.Context, tgt *wire.Cluster, t starferry.Topic, n int, conf map[string]wire.ConfigEntry) error {
+	spec := wire.TopicSpec{Topic: t, Partitions: n, Replication: -1, Configs: map[string]string{}}
+	for _, k := range copiedConfigs {
+		if e, ok := conf[k]; ok && !e.Default && !e.Sensitive {
+			spec.Configs[k] = e.Value
+		}
+	}
+	err := tgt.CreateTopic(ctx, spec)
+	if err != nil && !errors.Is(err, kafka.TopicAlreadyExists) {
+		return fmt.Errorf("create topic %s on %s: %w; create it there with %d partitions, or allow the principal to", t, tgt.Name(), err, n)
+	}
+	return err
+}
+
+// follow gives the target topic the partitions its source has grown.
+func follow(ctx context.Context, tgt *wire.Cluster, t starferry.Topic, have, want int) error {
+	if have >= want {
+		return nil
+	}
+	req := kmsg.NewPtrCreatePartitionsRequest()
+	rt := kmsg.NewCreatePartitionsRequestTopic()
+	rt.Topic, rt.Count = string(t), int32(want)
+	req.Topics = append(req.Topics, rt)
+	req.TimeoutMillis = 10_000
+	resp, err := tgt.DoController(ctx, req)
+	if err == nil {
+		if r, ok := resp.(*kmsg.CreatePartitionsResponse); ok && len(r.Topics) == 1 {
+			err = wire.Code(r.Topics[0].ErrorCode)
+		}
+	}
+	if err != nil && !errors.Is(err, kafka.InvalidPartitionNumber) {
+		return fmt.Errorf("give topic %s of %s its %d partitions: %w", t, tgt.Name(), want, err)
+	}
+	tgt.Forget(t)
+	return settled(ctx, tgt, t, want)
+}
+
+// settled waits until a topic's partitions have leaders.
+func settled(ctx context.Context, c *wire.Cluster, t starferry.Topic, want int) error {
+	for {
+		m, err := c.Metadata(ctx, t)
+		if err != nil {
+			return err
+		}
+		led := 0
+		for _, p := range m.Topics[t].Partitions {
+			if p.Leader >= 0 && p.Err == nil {
+				led++
+			}
+		}
+		if led >= want {
+			return nil
+		}
+		if err := wait(ctx, 20*time.Millisecond); err != nil {
+			return fmt.Errorf("topic %s of %s has leaders for %d of %d partitions: %w", t, c.Name(), led, want, err)
+		}
+	}
+}
