@@ -155,8 +155,8 @@ func (m *Member) live(c starferry.ClusterName, e starferry.Epoch) {
 	m.refusal, m.changed = "", true
 	m.join(c)
 	s := m.sides[c]
-	if !s.standing || s.fresh && m.proven(s) {
-		return
+	if !s.standing || s.fresh && m.proven(s) && s.found.judge().epoch >= e {
+		return // what was found before this epoch says nothing of it, such as on the way back
 	}
 	if s.fresh = false; s.readID == 0 {
 		m.lookAt(c)
