@@ -111,7 +111,9 @@ func TestEveryCodecPasses(t *testing.T) {
 		t.Run(codec, func(t *testing.T) {
 			w := newWorld(t)
 			topic := w.topic(1, nil)
-			writer := &kafka.Writer{Addr: kafka.TCP(w.src.Brokers...), Topic: string(topic), BatchTimeout: time.Millisecond, RequiredAcks: kafka.RequireAll}
+			transport := &kafka.Transport{}
+			t.Cleanup(transport.CloseIdleConnections)
+			writer := &kafka.Writer{Transport: transport, Addr: kafka.TCP(w.src.Brokers...), Topic: string(topic), BatchTimeout: time.Millisecond, RequiredAcks: kafka.RequireAll}
 			require.NoError(t, writer.Compression.UnmarshalText([]byte(codec)))
 			require.NoError(t, writer.WriteMessages(context.Background(), numbered(0, 50)...))
 			require.NoError(t, writer.Close())
