@@ -73,6 +73,7 @@ func (b *bench) compare(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	b.say("MirrorMaker 2: %.0f records/s, %.1f CPU s/GB", mm2.PerSecond(), mm2.CPUPerGB())
 	ours, err := b.limited(ctx, func(ctx context.Context) (Copy, error) { return b.runOurs(ctx, warm, b.Load) })
 	if err != nil {
 		return err
