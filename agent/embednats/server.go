@@ -83,6 +83,9 @@ func free(address string) error {
 // URL is what clients connect to.
 func (s *Server) URL() string { return s.ns.ClientURL() }
 
+// Addr is the host:port it listens on.
+func (s *Server) Addr() string { return s.ns.Addr().String() }
+
 // Close stops the server and waits until its store is closed.
 func (s *Server) Close() {
 	s.ns.Shutdown()

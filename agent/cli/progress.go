@@ -1,0 +1,144 @@
+package cli
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"time"
+
+	"github.com/starferry/starferry/scripting"
+)
+
+// heartbeat is how often, without a terminal, waiting says what it waits for.
+const heartbeat = 30 * time.Second
+
+// progress shows the events of a run: on a terminal what is waited for is
+// rewritten in place below the log; elsewhere it is a line now and then.
+type progress struct {
+	w        io.Writer
+	json     io.Writer // not nil: one object a line, nothing else
+	terminal bool
+	colour   bool
+	pending  bool // a line stands that will be rewritten
+	beat     time.Time
+}
+
+func (c *cli) progress(asJSON bool) *progress {
+	p := &progress{w: c.Err, terminal: terminal(c.Err), colour: c.colour()}
+	if asJSON {
+		p.json = c.Out
+	}
+	return p
+}
+
+const (
+	dim   = "\x1b[2m"
+	red   = "\x1b[31m"
+	green = "\x1b[32m"
+	plain = "\x1b[0m"
+	clear = "\r\x1b[K"
+)
+
+func (p *progress) paint(colour, s string) string {
+	if !p.colour {
+		return s
+	}
+	return colour + s + plain
+}
+
+// show prints one event.
+func (p *progress) show(e scripting.Event) {
+	if p.json != nil {
+		if line, err := json.Marshal(e); err == nil {
+			fmt.Fprintln(p.json, string(line))
+		}
+		return
+	}
+	if e.Kind == scripting.Progress {
+		p.wait(e)
+		return
+	}
+	text := describe(e)
+	if text == "" {
+		return
+	}
+	colour := ""
+	switch e.Kind {
+	case scripting.PhaseDone, scripting.Finished, scripting.RolledBack:
+		colour = green
+	case scripting.PhaseFailed, scripting.Failed:
+		colour = red
+	}
+	p.end()
+	fmt.Fprintf(p.w, "%s  %s\n", p.paint(dim, e.At.Local().Format(time.TimeOnly)), p.paint(colour, text))
+	p.beat = time.Now()
+}
+
+func (p *progress) wait(e scripting.Event) {
+	line := fmt.Sprintf("%s  %s: %s", e.At.Local().Format(time.TimeOnly), e.Phase, e.Text)
+	switch {
+	case p.terminal:
+		fmt.Fprint(p.w, clear+p.paint(dim, cut(line, 110)))
+		p.pending = true
+	case time.Since(p.beat) >= heartbeat:
+		fmt.Fprintln(p.w, line)
+		p.beat = time.Now()
+	}
+}
+
+// end finishes the line that is rewritten in place.
+func (p *progress) end() {
+	if p.pending {
+		fmt.Fprint(p.w, clear)
+		p.pending = false
+	}
+}
+
+func cut(s string, width int) string {
+	r := []rune(s)
+	if len(r) <= width {
+		return s
+	}
+	return string(r[:width-1]) + "…"
+}
+
+// describe is an event as one line, or "" for those that say nothing to people.
+func describe(e scripting.Event) string {
+	text := e.Text
+	if e.Error != "" {
+		text = e.Error
+	}
+	call := e.Builtin
+	if call != "" && e.Where != "" {
+		call += "  " + e.Where
+	}
+	switch e.Kind {
+	case scripting.Started, scripting.Resumed, scripting.RollingBack, scripting.Finished, scripting.Failed, scripting.RolledBack:
+		return join(string(e.Kind), e.Run, text)
+	case scripting.PhaseStarted, scripting.PhaseDone, scripting.PhaseFailed, scripting.PhaseUndone:
+		return join("phase "+e.Phase, map[scripting.Kind]string{
+			scripting.PhaseStarted: "began", scripting.PhaseDone: "done", scripting.PhaseFailed: "failed", scripting.PhaseUndone: "undone",
+		}[e.Kind], text)
+	case scripting.Intent:
+		return join("  "+call, text)
+	case scripting.Done:
+		return join("  "+e.Builtin, "done", text)
+	case scripting.Note:
+		return join("  |", text)
+	}
+	return ""
+}
+
+func join(parts ...string) string {
+	out := ""
+	for _, p := range parts {
+		if p == "" {
+			continue
+		}
+		if out != "" {
+			out += " "
+		}
+		out += p
+	}
+	return out
+}

@@ -1,0 +1,270 @@
+package cli
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/starferry/starferry/agent"
+	"github.com/starferry/starferry/agent/api"
+	"github.com/starferry/starferry/builtins"
+	"github.com/starferry/starferry/scripting"
+)
+
+// askWithin bounds requests that an agent answers at once.
+const askWithin = 60 * time.Second
+
+type runFlags struct {
+	params []string
+	auto   bool
+	detach bool
+	json   bool
+}
+
+func (f *runFlags) add(cmd *cobra.Command) {
+	cmd.Flags().BoolVar(&f.detach, "detach", false, "start it and do not wait")
+	cmd.Flags().BoolVar(&f.json, "json", false, "events and the outcome as JSON, one object a line")
+}
+
+func (c *cli) runCommand() *cobra.Command {
+	var f runFlags
+	cmd := &cobra.Command{
+		Use: "run SCRIPT", GroupID: "runs", Short: "run a migration script",
+		Long: `Run hands a script to an agent, shows the plan, asks (on a terminal), and
+follows the run. Ctrl-C detaches; the run goes on with the agent.`,
+		Example: `  starferry run scripts/move_group.star -p group=orders
+  starferry run scripts/move_group.star -p group=orders --auto-approve --detach`,
+		Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			r, err := c.request(args[0], f.params)
+			if err != nil {
+				return err
+			}
+			return c.runRequest(cmd.Context(), r, f)
+		},
+	}
+	cmd.Flags().StringArrayVarP(&f.params, "param", "p", nil, "parameter of the script, NAME=VALUE; may be repeated")
+	cmd.Flags().BoolVarP(&f.auto, "auto-approve", "y", false, "do not ask")
+	f.add(cmd)
+	return cmd
+}
+
+func (c *cli) execCommand() *cobra.Command {
+	var f runFlags
+	var snippet string
+	cmd := &cobra.Command{
+		Use: "exec -c 'CALL'", GroupID: "runs", Short: "carry out one line of a script",
+		Long: `Exec carries out one line as a run of its own: planned, confirmed (on a
+terminal), journaled and undoable like any other.`,
+		Example: `  starferry exec -c 'throttle(group = "orders", rate = 500)'
+  starferry exec -c 'skip(group = "orders", at = "orders/7@184223", reason = "INC-1")'
+  starferry doc throttle`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if strings.TrimSpace(snippet) == "" {
+				return &scripting.UsageError{Text: "exec: nothing to carry out: give a call with -c, such as -c 'throttle(group = \"orders\", rate = 500)'"}
+			}
+			reg, err := builtins.Registry(builtins.Ports{})
+			if err != nil {
+				return err
+			}
+			if _, err := scripting.LoadExec(snippet, reg); err != nil {
+				return err
+			}
+			return c.runRequest(cmd.Context(), api.RunRequest{Snippet: snippet, By: c.by()}, f)
+		},
+	}
+	cmd.Flags().StringVarP(&snippet, "command", "c", "", "what to carry out")
+	cmd.Flags().BoolVarP(&f.auto, "auto-approve", "y", false, "do not ask")
+	f.add(cmd)
+	return cmd
+}
+
+func (c *cli) planCommand() *cobra.Command {
+	var flags []string
+	var json bool
+	cmd := &cobra.Command{
+		Use: "plan SCRIPT", GroupID: "runs", Short: "show what a script would do now; writes nothing",
+		Example: `  starferry plan scripts/move_group.star -p group=orders`,
+		Args:    cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			r, err := c.request(args[0], flags)
+			if err != nil {
+				return err
+			}
+			client, err := c.client()
+			if err != nil {
+				return err
+			}
+			defer client.Conn.Close()
+			ctx, cancel := context.WithTimeout(cmd.Context(), askWithin)
+			defer cancel()
+			plan, err := client.Plan(ctx, r)
+			if err != nil {
+				return err
+			}
+			if json {
+				return asJSON(c.Out, plan.Plan)
+			}
+			_, err = fmt.Fprintln(c.Out, strings.TrimRight(plan.Text, "\n"))
+			return err
+		},
+	}
+	cmd.Flags().StringArrayVarP(&flags, "param", "p", nil, "parameter of the script, NAME=VALUE; may be repeated")
+	cmd.Flags().BoolVar(&json, "json", false, "print the plan as JSON")
+	return cmd
+}
+
+// request reads a script and everything it loads, so that wrong scripts are
+// found before any agent is asked.
+func (c *cli) request(file string, flags []string) (api.RunRequest, error) {
+	values, err := params(flags)
+	if err != nil {
+		return api.RunRequest{}, err
+	}
+	if _, err := os.Stat(file); err != nil {
+		return api.RunRequest{}, &scripting.UsageError{Text: fmt.Sprintf("script %s: %v: give the path of a .star file", file, errors.Unwrap(err))}
+	}
+	r, err := agent.Pack(scripting.Dir(filepath.Dir(file)), filepath.Base(file), values)
+	r.By = c.by()
+	return r, err
+}
+
+func (c *cli) runRequest(ctx context.Context, r api.RunRequest, f runFlags) error {
+	client, err := c.client()
+	if err != nil {
+		return err
+	}
+	defer client.Conn.Close()
+	if !f.auto && !f.json && terminal(c.In) {
+		if err := c.confirm(ctx, client, r); err != nil {
+			return err
+		}
+	}
+	r.Run = api.NewRunName(r.File)
+	return c.follow(ctx, client, r.Run, f, func(ctx context.Context) error {
+		_, err := client.Start(ctx, r)
+		return err
+	})
+}
+
+// confirm shows the plan and asks.
+func (c *cli) confirm(ctx context.Context, client *api.Client, r api.RunRequest) error {
+	asked, cancel := context.WithTimeout(ctx, askWithin)
+	defer cancel()
+	plan, err := client.Plan(asked, r)
+	if err != nil {
+		return err
+	}
+	fmt.Fprintf(c.Err, "%s\n\nCarry this out? [y/N] ", strings.TrimRight(plan.Text, "\n"))
+	line, err := bufio.NewReader(c.In).ReadString('\n')
+	if answer := strings.ToLower(strings.TrimSpace(line)); err != nil || answer != "y" && answer != "yes" {
+		fmt.Fprintln(c.Err, "Nothing was done.")
+		return &exitError{1}
+	}
+	return nil
+}
+
+func (c *cli) resumeCommand() *cobra.Command {
+	return c.reopenCommand("resume RUN", "go on with an interrupted or stopped run",
+		"Resume takes up a run whose agent died, or that stopped and can be tried again.\nEffects that are done are not done again.",
+		func(ctx context.Context, client *api.Client, run string) error {
+			return client.Resume(ctx, run, c.by())
+		})
+}
+
+func (c *cli) rollbackCommand() *cobra.Command {
+	return c.reopenCommand("rollback RUN", "undo a run, newest effect first",
+		"Rollback undoes every effect of a run by its recorded inverse, newest first.\nAn interrupted rollback is taken up by the same command.",
+		func(ctx context.Context, client *api.Client, run string) error {
+			return client.Rollback(ctx, run, c.by())
+		})
+}
+
+func (c *cli) reopenCommand(use, short, long string, do func(context.Context, *api.Client, string) error) *cobra.Command {
+	var f runFlags
+	verb, _, _ := strings.Cut(use, " ")
+	cmd := &cobra.Command{
+		Use: use, GroupID: "runs", Short: short, Long: long, Args: cobra.ExactArgs(1),
+		Example: "  starferry runs\n  starferry " + verb + " move-group-3f9a1c",
+		RunE: func(cmd *cobra.Command, args []string) error {
+			client, err := c.client()
+			if err != nil {
+				return err
+			}
+			defer client.Conn.Close()
+			return c.follow(cmd.Context(), client, args[0], f, func(ctx context.Context) error { return do(ctx, client, args[0]) })
+		},
+	}
+	f.add(cmd)
+	return cmd
+}
+
+// follow shows a run until it ends. If begin is given it is called once events
+// can be seen.
+func (c *cli) follow(ctx context.Context, client *api.Client, run string, f runFlags, begin func(context.Context) error) error {
+	follower, err := client.Follow(run)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = follower.Close() }() // the connection closes next
+	if begin != nil {
+		asked, cancel := context.WithTimeout(ctx, askWithin)
+		defer cancel()
+		if err := begin(asked); err != nil {
+			return err
+		}
+	}
+	if f.detach {
+		_, err := fmt.Fprintln(c.Out, run)
+		return err
+	}
+	p := c.progress(f.json)
+	if !f.json {
+		fmt.Fprintf(c.Err, "run %s\n", run)
+	}
+	end, err := follower.Wait(ctx, p.show)
+	p.end()
+	if ctx.Err() != nil {
+		fmt.Fprintf(c.Err, "detached; the run goes on. Look with: starferry status %s\n", run)
+		return &exitError{1}
+	}
+	if err != nil {
+		return err
+	}
+	return c.ended(run, end, f)
+}
+
+func (c *cli) ended(run string, end *api.Ending, f runFlags) error {
+	if f.json {
+		if err := asJSONLine(c.Out, map[string]any{"run": run, "exit": end.Exit, "error": end.Text, "outcome": end.Outcome}); err != nil {
+			return err
+		}
+	} else if end.Text != "" {
+		fmt.Fprintln(c.Err, end.Text)
+	} else if end.Outcome != nil {
+		fmt.Fprintln(c.Out, outcomeText(run, end.Outcome))
+	}
+	if end.Exit != 0 {
+		return &exitError{end.Exit}
+	}
+	return nil
+}
+
+func outcomeText(run string, o *scripting.Outcome) string {
+	if o.State == scripting.StateRolledBack {
+		return fmt.Sprintf("run %s is rolled back; %d effects undone", run, len(o.Undone))
+	}
+	text := fmt.Sprintf("run %s is %s", run, o.State)
+	if len(o.Held) > 0 {
+		text += fmt.Sprintf("; take it back with: starferry rollback %s", run)
+	}
+	return text
+}

@@ -1,0 +1,18 @@
+package agent
+
+import (
+	"context"
+	"log/slog"
+	"path/filepath"
+
+	"github.com/nats-io/nats.go"
+
+	"github.com/starferry/starferry/agent/config"
+	"github.com/starferry/starferry/agent/world"
+	"github.com/starferry/starferry/replication"
+)
+
+// OpenShard starts a replicator with its offset maps in the data directory.
+func OpenShard(ctx context.Context, cfg *config.Config, nc *nats.Conn, id replication.ShardID, log *slog.Logger) (*replication.Shard, error) {
+	return world.OpenShard(ctx, cfg, nc, id, filepath.Join(cfg.DataDir, "shards", string(id)), log)
+}

@@ -1,0 +1,75 @@
+package world
+
+import (
+	"context"
+
+	"github.com/starferry/starferry"
+	"github.com/starferry/starferry/builtins"
+	"github.com/starferry/starferry/control"
+	"github.com/starferry/starferry/control/fleet"
+)
+
+// Hand implements builtins.Hand over the fleet.
+type Hand struct{ fleet *fleet.Fleet }
+
+var _ builtins.Hand = (*Hand)(nil)
+
+// Switch implements builtins.Hand.
+func (h *Hand) Switch(ctx context.Context, r builtins.SwitchRequest) (builtins.SwitchReport, error) {
+	rep, err := h.fleet.Switch(ctx, fleet.SwitchOrder{
+		Group: r.Group, Source: r.Source, Target: r.Target, Link: r.Link, Within: r.Within, Standby: r.Standby,
+		By: r.By, Why: r.Why, Token: r.Token, Progress: r.Progress,
+	})
+	if err != nil {
+		return builtins.SwitchReport{}, err
+	}
+	return builtins.SwitchReport{
+		Group: rep.Group, Source: rep.Source, Target: rep.Target, Epoch: rep.Epoch, Cut: rep.Cut, Seeds: rep.Seeds,
+		Exact: rep.Exact, Pauses: rep.Pauses, ControlMS: rep.ControlMS, Instances: rep.Instances, Repeats: rep.Repeats, Attempts: rep.Attempts,
+	}, nil
+}
+
+// Home implements builtins.Hand.
+func (h *Hand) Home(ctx context.Context, g starferry.Group) (builtins.GroupHome, error) {
+	home, err := h.fleet.Home(ctx, g)
+	return builtins.GroupHome{Group: home.Group, Cluster: home.Cluster, Epoch: home.Epoch, Phase: string(home.Phase), Token: home.Token}, err
+}
+
+// Skip implements builtins.Hand.
+func (h *Hand) Skip(ctx context.Context, r builtins.SkipRequest) (builtins.Receipt, error) {
+	return receipt(h.fleet.Skip(ctx, fleet.SkipOrder{
+		Group: r.Group, Cluster: r.Cluster, Partition: r.Partition, Range: r.Range, By: r.By, Why: r.Why, Token: r.Token,
+	}))
+}
+
+// Throttle implements builtins.Hand.
+func (h *Hand) Throttle(ctx context.Context, r builtins.ThrottleRequest) (builtins.Receipt, error) {
+	return receipt(h.fleet.Throttle(ctx, fleet.ThrottleOrder{Group: r.Group, Rate: r.Rate, For: r.For, By: r.By, Why: r.Why, Token: r.Token}))
+}
+
+// Settings implements builtins.Hand.
+func (h *Hand) Settings(ctx context.Context, g starferry.Group) (builtins.GroupSettings, error) {
+	s, rev, err := h.fleet.Settings(ctx, g)
+	return settings(s, rev), err
+}
+
+// Unskip implements builtins.Hand. The journal knows who asked; the audit trail
+// is told the reason, which names the run.
+func (h *Hand) Unskip(ctx context.Context, g starferry.Group, id, reason string) (builtins.Receipt, error) {
+	return receipt(h.fleet.Unskip(ctx, g, id, "agent", reason))
+}
+
+func receipt(r fleet.Receipt, err error) (builtins.Receipt, error) {
+	return builtins.Receipt{Group: r.Group, Revision: r.Revision, ID: r.ID, Instances: r.Instances, Before: settings(r.Before, 0)}, err
+}
+
+func settings(s control.Settings, rev uint64) builtins.GroupSettings {
+	out := builtins.GroupSettings{Revision: rev}
+	if s.Throttle != nil {
+		out.Rate, out.Until = s.Throttle.Rate, s.Throttle.Until
+	}
+	for _, k := range s.Skips {
+		out.Skips = append(out.Skips, builtins.GroupSkip{ID: k.ID, Cluster: k.Cluster, Partition: k.Partition, Range: k.Range})
+	}
+	return out
+}
