@@ -235,7 +235,7 @@ func paramText(params Args) map[string]string {
 			}
 			out[name] = strings.Join(parts, ",")
 		default:
-			out[name] = literal(v)
+			out[name] = Literal(v)
 		}
 	}
 	return out

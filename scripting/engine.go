@@ -344,7 +344,7 @@ func (e *engine) inverse(ctx context.Context, b *Builtin, c Call, old *step) (js
 	if old != nil && old.effect && len(old.inverse) > 0 {
 		return old.inverse, nil
 	}
-	if b.Inverse == nil {
+	if b.Inverse == nil || partOf(c.Step) != partDo {
 		return nil, nil
 	}
 	u, err := b.Inverse(ctx, c)

@@ -272,7 +272,7 @@ func (r Rate) String() string {
 
 // RateType is an amount of records or bytes per second.
 func RateType() *Type {
-	return TextType("rate", "records or bytes per second (or /m, /h)", "500/s", func(s string) (string, error) {
+	t := TextType("rate", "records or bytes per second (or /m, /h); a number is records per second", "500/s", func(s string) (string, error) {
 		r, err := ParseRate(s)
 		if err != nil {
 			return "", err
@@ -286,6 +286,15 @@ func RateType() *Type {
 		}
 		return map[string]any{"per_second": r.PerSecond, "unit": unit}
 	})
+	text := t.Parse
+	t.Parse = func(v any) (any, error) {
+		switch n := v.(type) {
+		case int, int64, float64:
+			return text(fmt.Sprintf("%v/s", n))
+		}
+		return text(v)
+	}
+	return t
 }
 
 // ParseRate reads "500/s", "30/m", "40MB/s".

@@ -139,7 +139,7 @@ func signature(b *Builtin) string {
 	for _, p := range b.Params {
 		s := p.Name
 		if !p.Required {
-			s += " = " + literal(p.Default)
+			s += " = " + Literal(p.Default)
 		}
 		parts = append(parts, s)
 	}
@@ -157,7 +157,7 @@ func describeCall(b *Builtin, args Args) string {
 		if p.Secret {
 			v = "***"
 		}
-		parts = append(parts, p.Name+" = "+literal(v))
+		parts = append(parts, p.Name+" = "+Literal(v))
 	}
 	return b.Name + "(" + strings.Join(parts, ", ") + ")"
 }
@@ -167,11 +167,11 @@ func isDefault(p Param, v any) bool {
 		return false
 	}
 	d, err := p.Type.Parse(p.Default)
-	return err == nil && literal(d) == literal(v)
+	return err == nil && Literal(d) == Literal(v)
 }
 
-// literal writes a plain value as Starlark does.
-func literal(v any) string {
+// Literal writes a plain value as Starlark does.
+func Literal(v any) string {
 	switch v := v.(type) {
 	case nil:
 		return "None"
@@ -185,7 +185,7 @@ func literal(v any) string {
 	case []any:
 		parts := make([]string, len(v))
 		for i, e := range v {
-			parts[i] = literal(e)
+			parts[i] = Literal(e)
 		}
 		return "[" + strings.Join(parts, ", ") + "]"
 	case Typed:

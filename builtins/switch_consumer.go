@@ -1,0 +1,146 @@
+package builtins
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"slices"
+
+	"github.com/starferry/starferry"
+	"github.com/starferry/starferry/scripting"
+)
+
+func switchConsumerEntry(p Ports, t typeSet) *scripting.Builtin {
+	s := switchConsumer{p}
+	return &scripting.Builtin{
+		Name: "switch_consumer", Class: scripting.Effect, Rev: 1,
+		Returns: "struct(group, source, target, epoch, cut, seeds, exact, partitions, changed, pauses_ms, control_ms, instances, repeats, attempts)",
+		Doc:     "Moves a consumer group to another cluster, to exactly the same place, while it is running. Before the decision every failure leaves it where it was.",
+		Example: `report = switch_consumer("billing", source = old, target = new, link = m.out.copy.link)`,
+		Params: []scripting.Param{
+			{Name: "group", Type: t.group, Required: true, Doc: "the group to move", Complete: "groups"},
+			{Name: "source", Type: t.cluster, Required: true, Doc: "cluster it lives on", Complete: "clusters"},
+			{Name: "target", Type: t.cluster, Required: true, Doc: "cluster to move it to", Complete: "clusters"},
+			{Name: "link", Type: t.link, Required: true, Doc: "link whose offset map translates its place, in either direction", Complete: "links"},
+			{Name: "within", Type: t.duration, Default: "2m", Doc: "time from the first order to the decision; then it stays where it was"},
+			{Name: "standby", Type: t.duration, Default: "10m", Doc: "how long its members stay on the old cluster, so that switching back is quick"},
+		},
+		Plan: s.plan, Run: s.run, Reconcile: s.reconcile, Inverse: s.inverse, InverseOf: s.inverseOf,
+	}
+}
+
+type switchConsumer struct{ p Ports }
+
+func (s switchConsumer) plan(ctx context.Context, c scripting.Call) (scripting.Prediction, error) {
+	g, source, target := groupArg(c), clusterArg(c, "source"), clusterArg(c, "target")
+	if source == target {
+		return scripting.Prediction{}, fmt.Errorf("switch_consumer: source and target are both %s; name two clusters", source)
+	}
+	home, err := s.p.Hand.Home(ctx, g)
+	if err != nil {
+		return scripting.Prediction{}, fmt.Errorf("find home of group %s: %w", g, err)
+	}
+	result := unknownFields("epoch", "cut", "seeds", "exact", "partitions", "changed", "pauses_ms", "control_ms", "instances", "repeats", "attempts")
+	result["group"], result["source"], result["target"] = g, typedCluster(source), typedCluster(target)
+	pred := scripting.Prediction{Result: result, AtMost: c.Args.Duration("within")}
+	switch {
+	case planned(c, "switch_consumer", "group", string(g)):
+		pred.Verdict, pred.Text = scripting.WillDo, fmt.Sprintf("move group %s from %s to %s", g, source, target)
+	case home.Cluster == target:
+		report, err := s.unchanged(c)
+		if err != nil {
+			return pred, err
+		}
+		pred.Verdict, pred.Text, pred.Result, pred.AtMost = scripting.NoChange, fmt.Sprintf("group %s lives on %s already", g, target), report, 0
+	case home.Cluster != source:
+		pred.Verdict, pred.Text = scripting.FailsNow, fmt.Sprintf("group %s lives on %s, not on %s", g, home.Cluster, source)
+	default:
+		pred.Verdict, pred.Text = scripting.WillDo, fmt.Sprintf("move group %s from %s (epoch %d) to %s over link %s", g, source, home.Epoch, target, c.Args.Text("link"))
+	}
+	return pred, nil
+}
+
+func (s switchConsumer) request(c scripting.Call) SwitchRequest {
+	return SwitchRequest{Group: groupArg(c), Source: clusterArg(c, "source"), Target: clusterArg(c, "target"), Link: starferry.LinkName(c.Args.Text("link")),
+		Within: c.Args.Duration("within"), Standby: c.Args.Duration("standby"), By: c.By, Why: c.Why(), Token: c.Token,
+		Progress: func(phase, waits string) {
+			text := phase
+			if waits != "" {
+				text += ": " + waits
+			}
+			c.Progress(text)
+		}}
+}
+
+func (s switchConsumer) run(ctx context.Context, c scripting.Call) (any, error) {
+	q := s.request(c)
+	if q.Source == q.Target {
+		return nil, fmt.Errorf("switch_consumer: source and target are both %s; name two clusters", q.Source)
+	}
+	home, err := s.p.Hand.Home(ctx, q.Group)
+	if err != nil {
+		return nil, fmt.Errorf("find home of group %s: %w", q.Group, err)
+	}
+	if home.Cluster == q.Target && home.Token != c.Token && !open(home) {
+		return s.unchanged(c)
+	}
+	report, err := s.p.Hand.Switch(ctx, q)
+	if err != nil {
+		return nil, fmt.Errorf("switch group %s from %s to %s: %w", q.Group, q.Source, q.Target, err)
+	}
+	return fields(report, map[string]any{"partitions": len(report.Seeds), "changed": true})
+}
+
+// unchanged is the report of a group that lived on the target already.
+func (s switchConsumer) unchanged(c scripting.Call) (any, error) {
+	return fields(SwitchReport{Group: groupArg(c), Source: clusterArg(c, "source"), Target: clusterArg(c, "target"), Cut: starferry.Cut{}, Seeds: starferry.Cut{},
+		Pauses: map[starferry.TopicPartition]float64{}, Instances: []string{}}, map[string]any{"partitions": 0, "changed": false})
+}
+
+// open reports whether a switch of the group is under way and undecided.
+func open(h GroupHome) bool {
+	return slices.Contains([]string{"prepare", "drain", "seed", "decide"}, h.Phase)
+}
+
+// reconcile reads where the group lives. A switch that is under way is brought
+// to its end with the same token: leaving it half way is no state to reason from.
+func (s switchConsumer) reconcile(ctx context.Context, c scripting.Call) (scripting.Finding, any, error) {
+	home, err := s.p.Hand.Home(ctx, groupArg(c))
+	if err != nil {
+		return scripting.Unclear, nil, fmt.Errorf("find home of group %s: %w", groupArg(c), err)
+	}
+	target := clusterArg(c, "target")
+	switch {
+	case (home.Cluster == target && home.Token == c.Token) || open(home):
+		report, err := s.p.Hand.Switch(ctx, s.request(c))
+		if err == nil {
+			v, err := fields(report, map[string]any{"partitions": len(report.Seeds), "changed": true})
+			return scripting.Happened, v, err
+		}
+		after, herr := s.p.Hand.Home(ctx, groupArg(c))
+		if herr == nil && after.Cluster == clusterArg(c, "source") && !open(after) {
+			return scripting.DidNot, nil, nil
+		}
+		return scripting.Unclear, nil, err
+	case home.Cluster == target:
+		return scripting.Unclear, nil, fmt.Errorf("group %s lives on %s since epoch %d, but another switch brought it there", groupArg(c), target, home.Epoch)
+	}
+	return scripting.DidNot, nil, nil
+}
+
+func (s switchConsumer) inverse(_ context.Context, c scripting.Call) (*scripting.Undo, error) {
+	source, target := c.Args.Text("source"), c.Args.Text("target")
+	args := scripting.Args{"group": c.Args.Text("group"), "source": target, "target": source, "link": c.Args.Text("link"),
+		"within": c.Args.Text("within"), "standby": c.Args.Text("standby")}
+	return &scripting.Undo{Builtin: "switch_consumer", Args: args, Text: fmt.Sprintf("move group %s back from %s to %s", c.Args.Text("group"), target, source)}, nil
+}
+
+func (s switchConsumer) inverseOf(ctx context.Context, c scripting.Call, result json.RawMessage) (*scripting.Undo, error) {
+	var r struct {
+		Changed bool `json:"changed"`
+	}
+	if err := json.Unmarshal(result, &r); err != nil || !r.Changed {
+		return nil, err
+	}
+	return s.inverse(ctx, c)
+}
