@@ -1,0 +1,307 @@
+package builtins_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/starferry/starferry"
+	"github.com/starferry/starferry/builtins"
+	"github.com/starferry/starferry/scripting"
+	"github.com/starferry/starferry/scripts"
+)
+
+func runner(t *testing.T, w *world, j scripting.Journal) *scripting.Runner {
+	reg, err := builtins.Registry(w.ports())
+	require.NoError(t, err)
+	n := 0
+	return &scripting.Runner{Registry: reg, Journal: j, Clock: w, By: "ann", NewID: func() string { n++; return fmt.Sprint("id", n) }}
+}
+
+func shipped(t *testing.T, r *scripting.Runner, name string) *scripting.Program {
+	p, err := scripting.Load(scripting.FS(scripts.FS), name, r.Registry)
+	require.NoError(t, err)
+	return p
+}
+
+func TestMoveGroupThereAndBack(t *testing.T) {
+	ctx := context.Background()
+	w := newWorld()
+	w.lag[starferry.TopicPartition{Topic: "orders"}] = 10_000
+	w.perSleep = 1000
+	r := runner(t, w, scripting.NewMemoryJournal())
+	p := shipped(t, r, "move_group.star")
+	require.Contains(t, p.Doc(), "Move a consumer group")
+
+	out, err := r.Run(ctx, p, nil, "r1")
+	require.NoError(t, err)
+	require.Equal(t, scripting.StateFinished, out.State)
+	require.Equal(t, starferry.ClusterName("new"), w.home.Cluster)
+	require.Contains(t, w.links, starferry.LinkName("old-new"))
+	require.Len(t, out.Held, 2)
+	require.Equal(t, "billing-to-new", out.Name)
+
+	_, err = r.Rollback(ctx, "r1")
+	require.NoError(t, err)
+	require.Equal(t, starferry.ClusterName("old"), w.home.Cluster)
+	require.Empty(t, w.links)
+	s, err := r.Status(ctx, "r1")
+	require.NoError(t, err)
+	require.Equal(t, scripting.StateRolledBack, s.State)
+	require.Empty(t, s.Held)
+}
+
+func TestPlanOfMoveWritesNothing(t *testing.T) {
+	w := newWorld()
+	j := scripting.NewMemoryJournal()
+	r := runner(t, w, j)
+	plan, err := r.Plan(context.Background(), shipped(t, r, "move_group.star"), map[string]string{"group": "billing"})
+	require.NoError(t, err)
+	require.Zero(t, w.writes)
+	runs, err := j.Runs(context.Background())
+	require.NoError(t, err)
+	require.Empty(t, runs)
+
+	text := plan.String()
+	require.Equal(t, 2, plan.Counts[scripting.WillDo], text)
+	require.Zero(t, plan.Counts[scripting.FailsNow], text)
+	require.Contains(t, text, "make link old-new: copy 2 topics (5 partitions) from old to new")
+	require.Contains(t, text, "known only during the run")
+}
+
+func TestFailedVerifySwitchesBackAndSaysWhatIsHeld(t *testing.T) {
+	w := newWorld()
+	w.exact = 4
+	r := runner(t, w, scripting.NewMemoryJournal())
+	_, err := r.Run(context.Background(), shipped(t, r, "move_group.star"), nil, "r1")
+	var stop *scripting.StopError
+	require.ErrorAs(t, err, &stop)
+	require.Equal(t, scripting.ExitUnmet, scripting.ExitCode(err))
+	require.Equal(t, starferry.ClusterName("old"), w.home.Cluster, "the phase undid itself")
+	require.Contains(t, w.links, starferry.LinkName("old-new"), "the copy stays")
+	for _, want := range []string{"every partition went on at its exact place", "found:    4", "move_group.star:", "undone:   move group billing back", "copy/2:replicate", "starferry resume r1", "starferry rollback r1"} {
+		require.Contains(t, err.Error(), want)
+	}
+
+	w.exact = 5 // mended; resume tries the phase again
+	out, err := r.Resume(context.Background(), "r1")
+	require.NoError(t, err)
+	require.Equal(t, scripting.StateFinished, out.State)
+	require.Equal(t, starferry.ClusterName("new"), w.home.Cluster)
+}
+
+func TestLockIsHeldByAnUnfinishedRun(t *testing.T) {
+	w := newWorld()
+	w.exact = 4
+	r := runner(t, w, scripting.NewMemoryJournal())
+	p := shipped(t, r, "move_group.star")
+	_, err := r.Run(context.Background(), p, nil, "r1")
+	require.Error(t, err)
+	_, err = r.Run(context.Background(), p, nil, "r2")
+	require.Equal(t, scripting.ExitLocked, scripting.ExitCode(err))
+	require.ErrorContains(t, err, "held by run r1")
+}
+
+// killed fails every append from the given one on, as a crash does. With
+// lost, the last record reaches the journal but its writer never hears of it.
+type killed struct {
+	scripting.Journal
+	left int
+	lost bool
+}
+
+var errKilled = errors.New("killed")
+
+func (k *killed) Append(ctx context.Context, after uint64, r scripting.Record) (uint64, error) {
+	k.left--
+	if k.left > 0 {
+		return k.Journal.Append(ctx, after, r)
+	}
+	if k.left == 0 && k.lost {
+		if _, err := k.Journal.Append(ctx, after, r); err != nil {
+			return 0, err
+		}
+	}
+	return 0, errKilled
+}
+
+// TestCrashSweep kills the agent at every journal record of a move, of its
+// rollback, and of a move that fails and undoes itself; another one takes up.
+// The end is the same each time, and no effect of one step happened twice.
+func TestCrashSweep(t *testing.T) {
+	for _, story := range []struct {
+		name  string
+		exact int
+		back  bool
+		home  starferry.ClusterName
+		links int
+		state scripting.State
+	}{
+		{"move", 5, false, "new", 1, scripting.StateFinished},
+		{"there and back", 5, true, "old", 0, scripting.StateRolledBack},
+		{"fails", 4, false, "old", 1, scripting.StateFailed},
+	} {
+		for _, lost := range []bool{false, true} {
+			for at := 1; ; at++ {
+				w, mem := newWorld(), scripting.NewMemoryJournal()
+				w.exact = story.exact
+				k := &killed{mem, at, lost}
+				finished := live(t, w, k, mem, story.back)
+				name := fmt.Sprintf("%s, lost=%v, killed at record %d", story.name, lost, at)
+				require.Equal(t, story.home, w.home.Cluster, name)
+				require.Len(t, w.links, story.links, name)
+				for effect, n := range w.effects {
+					require.LessOrEqual(t, n, 1, "%s: %s", name, effect)
+				}
+				s, err := runner(t, w, mem).Status(context.Background(), "r1")
+				require.NoError(t, err)
+				require.Equal(t, story.state, s.State, name)
+				if finished {
+					require.Greater(t, at, 10)
+					break
+				}
+			}
+		}
+	}
+}
+
+// live runs a move, and back if asked, and takes it up with a fresh runner
+// after the crash. It reports whether there was none.
+func live(t *testing.T, w *world, k *killed, mem scripting.Journal, back bool) bool {
+	ctx := context.Background()
+	r := runner(t, w, k)
+	crashed := func(err error) bool {
+		if errors.Is(err, errKilled) {
+			r = runner(t, w, mem)
+			return true
+		}
+		return false
+	}
+	crash := false
+	if _, err := r.Run(ctx, shipped(t, r, "move_group.star"), nil, "r1"); crashed(err) {
+		crash = true
+		if recs, _ := mem.Read(ctx, "r1"); len(recs) == 0 {
+			_, _ = r.Run(ctx, shipped(t, r, "move_group.star"), nil, "r1")
+		} else if _, err := r.Resume(ctx, "r1"); err != nil {
+			var stop *scripting.StopError
+			var usage *scripting.UsageError
+			require.True(t, errors.As(err, &stop) || errors.As(err, &usage), "%v", err)
+		}
+	}
+	if back {
+		_, err := r.Rollback(ctx, "r1")
+		if crashed(err) {
+			crash = true
+			if _, err = r.Rollback(ctx, "r1"); scripting.ExitCode(err) == scripting.ExitUsage {
+				err = nil // the lost record was the last
+			}
+		}
+		require.NoError(t, err)
+	}
+	return !crash
+}
+
+func TestSkipAndThrottleAreUndoneToWhatWasBefore(t *testing.T) {
+	ctx := context.Background()
+	w := newWorld()
+	w.settings.Rate = 900
+	r := runner(t, w, scripting.NewMemoryJournal())
+	_, err := r.Run(ctx, shipped(t, r, "throttle_group.star"), map[string]string{"group": "billing", "rate": "500/s", "reason": "INC-1"}, "t1")
+	require.NoError(t, err)
+	require.Equal(t, 500.0, w.settings.Rate)
+	require.NotZero(t, w.settings.Until)
+	_, err = r.Rollback(ctx, "t1")
+	require.NoError(t, err)
+	require.Equal(t, 900.0, w.settings.Rate)
+	require.Zero(t, w.settings.Until)
+
+	_, err = r.Run(ctx, shipped(t, r, "skip_record.star"), map[string]string{"group": "billing", "at": "orders/7@184223", "reason": "INC-1"}, "s1")
+	require.NoError(t, err)
+	require.Equal(t, starferry.Range{From: 184223, To: 184224}, w.settings.Skips[0].Range)
+	_, err = r.Rollback(ctx, "s1")
+	require.NoError(t, err)
+	require.Empty(t, w.settings.Skips)
+
+	_, err = r.Run(ctx, shipped(t, r, "skip_record.star"), map[string]string{"group": "billing", "at": "orders"}, "s2")
+	require.Equal(t, scripting.ExitUsage, scripting.ExitCode(err))
+}
+
+func TestExecOneLine(t *testing.T) {
+	w := newWorld()
+	r := runner(t, w, scripting.NewMemoryJournal())
+	var said []string
+	r.Events = func(e scripting.Event) {
+		if e.Kind == scripting.Note {
+			said = append(said, e.Text)
+		}
+	}
+	p, err := scripting.LoadExec(`skip(group="billing", at="orders/7@184223", reason="INC-1").group`, r.Registry)
+	require.NoError(t, err)
+	_, err = r.Run(context.Background(), p, nil, "x1")
+	require.NoError(t, err)
+	require.Equal(t, []string{"billing"}, said)
+	require.Len(t, w.settings.Skips, 1)
+	_, err = r.Rollback(context.Background(), "x1")
+	require.NoError(t, err)
+	require.Empty(t, w.settings.Skips)
+}
+
+// TestCallsWithErrors runs each chunk of testdata/*.star as the body of a phase;
+// ### "regexp" on a line expects the error there.
+func TestCallsWithErrors(t *testing.T) {
+	for _, chunk := range chunks(t, "testdata/calls.star") {
+		w := newWorld()
+		r := runner(t, w, scripting.NewMemoryJournal())
+		w.unknown = map[starferry.TopicPartition]string{}
+		if strings.Contains(chunk.text, "# lag: unknown") {
+			w.unknown[starferry.TopicPartition{Topic: "orders", Partition: 2}] = "no commit"
+		}
+		if strings.Contains(chunk.text, "# lag: negative") {
+			w.lag[starferry.TopicPartition{Topic: "orders", Partition: 2}] = -3
+		}
+		p, err := scripting.Load(scripting.Files(map[string]string{"calls.star": chunk.text}), "calls.star", r.Registry)
+		if err == nil {
+			_, err = r.Run(context.Background(), p, nil, "r1")
+		}
+		chunk.check(t, err)
+	}
+}
+
+type chunk struct {
+	text string
+	line int
+	want string
+}
+
+func chunks(t *testing.T, file string) []chunk {
+	raw, err := os.ReadFile(file)
+	require.NoError(t, err)
+	var out []chunk
+	at := 0
+	for _, text := range strings.Split(string(raw), "\n---\n") {
+		c := chunk{text: strings.Repeat("\n", at) + text}
+		for i, l := range strings.Split(text, "\n") {
+			if _, want, ok := strings.Cut(l, "### "); ok {
+				c.line, c.want = at+i+1, strings.Trim(want, `"`)
+			}
+		}
+		at += strings.Count(text, "\n") + 2
+		out = append(out, c)
+	}
+	return out
+}
+
+func (c chunk) check(t *testing.T, err error) {
+	if c.want == "" {
+		require.NoError(t, err, c.text)
+		return
+	}
+	require.Error(t, err, c.text)
+	require.Regexp(t, c.want, err.Error())
+	require.Contains(t, err.Error(), fmt.Sprintf("calls.star:%d:", c.line))
+}
