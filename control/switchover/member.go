@@ -154,6 +154,8 @@ func (m *Member) start() {
 
 // settle brings effects up to date with the state, after every event.
 func (m *Member) settle() {
+	note := m.note
+	m.note = ""
 	m.obey()
 	m.deadline()
 	m.halt()
@@ -163,6 +165,7 @@ func (m *Member) settle() {
 	m.rejoins()
 	m.leaves()
 	m.close()
+	m.changed = m.changed || m.note != note
 }
 
 // do appends an effect.
@@ -203,7 +206,7 @@ func (m *Member) assigned(e Assigned) {
 	if e.Cluster == m.home {
 		m.drained, m.cut = false, nil
 	}
-	m.note, m.changed = "", true
+	m.changed = true
 	m.lookAt(e.Cluster)
 }
 

@@ -17,16 +17,17 @@ func (m *Member) seen(e Seen) {
 		return
 	}
 	m.placement, m.revision, m.heard = p, e.Revision, m.now
-	m.note, m.changed = "", true
-	if p.Version > control.ProtocolVersion {
-		m.note = fmt.Sprintf("placement speaks protocol %d, this library %d: upgrade the library", p.Version, control.ProtocolVersion)
-	}
+	m.changed = true
 }
 
 // obey follows the newest placement as far as the truth in Kafka allows.
 func (m *Member) obey() {
 	p := m.placement
-	if p.Epoch == 0 || m.home == "" || m.closing || p.Version > control.ProtocolVersion {
+	if p.Epoch == 0 || m.home == "" || m.closing {
+		return
+	}
+	if p.Version > control.ProtocolVersion {
+		m.note = fmt.Sprintf("placement speaks protocol %d, this library %d: upgrade the library", p.Version, control.ProtocolVersion)
 		return
 	}
 	if p.Open() {
@@ -53,10 +54,10 @@ func (m *Member) obeyOpen(p control.Placement) {
 	case p.Epoch <= m.epoch:
 		return // given up or done: only higher epochs are obeyed
 	case p.Active != m.home:
-		m.remark(fmt.Sprintf("placement %d says %s, but commits say the group lives on %s", p.Epoch, p.Active, m.home))
+		m.note = fmt.Sprintf("placement %d says %s, but commits say the group lives on %s", p.Epoch, p.Active, m.home)
 		return
 	case m.sides[p.Target] == nil:
-		m.remark(fmt.Sprintf("cluster %s is not in this instance's configuration: add it and restart", p.Target))
+		m.note = fmt.Sprintf("cluster %s is not in this instance's configuration: add it and restart", p.Target)
 		return
 	}
 	m.join(p.Target)
@@ -71,12 +72,6 @@ func (m *Member) obeyOpen(p control.Placement) {
 	}
 	m.seed(p)
 	m.decide(p)
-}
-
-func (m *Member) remark(why string) {
-	if m.note != why {
-		m.note, m.changed = why, true
-	}
 }
 
 // deadline: a drained instance that hears nothing goes back by itself. It needs
@@ -143,7 +138,7 @@ func (m *Member) drain() {
 	}
 	cut, missing := s.found.places(s.own)
 	if len(missing) > 0 {
-		m.remark(fmt.Sprintf("%s has no committed position on %s to drain at", missing[0], m.home))
+		m.note = fmt.Sprintf("%s has no committed position on %s to drain at", missing[0], m.home)
 		return
 	}
 	if len(cut) == 0 {
@@ -167,11 +162,7 @@ func (m *Member) seed(p control.Placement) {
 		}
 		return
 	}
-	if why := s.void(p.Actor); why != "" {
-		m.remark("seed: " + why)
-		return
-	}
-	if s.poison || s.pending != nil {
+	if s.void(p.Actor) != "" || s.poison || s.pending != nil {
 		return
 	}
 	*d = seedDone{epoch: p.Epoch, generation: p.Actor.Generation, seeds: p.Seeds, asked: true}
@@ -234,7 +225,7 @@ func (m *Member) answered(e Answered) {
 		return
 	}
 	c := s.pending
-	m.changed = true
+	m.changed = m.changed || e.Result != control.Accepted || c.Mark.State != control.Home
 	if c.Mark.State == control.Moved {
 		m.outcome = &control.Outcome{Revision: m.revision, Result: e.Result, Detail: e.Detail}
 	}
@@ -249,11 +240,8 @@ func (m *Member) answered(e Answered) {
 	s.pending = nil
 	if e.Result == control.Accepted {
 		m.accepted(s, c)
-	} else {
-		m.remark(fmt.Sprintf("commit of %s %d on %s refused: %s", c.Mark.State, c.Mark.Epoch, c.Cluster, e.Detail))
-		if c.Mark.State != control.Home || m.wayOut {
-			s.fresh = false // nothing more is derived in this generation
-		}
+	} else if c.Mark.State != control.Home || m.wayOut {
+		s.fresh = false // nothing more is derived in this generation
 	}
 	if s.pending == nil && len(s.queue) > 0 {
 		s.pending, s.queue = s.queue[0], s.queue[1:]
