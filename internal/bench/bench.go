@@ -64,11 +64,11 @@ func (b *bench) compare(ctx context.Context) error {
 	warm := b.Load
 	warm.Topic, warm.Records = "warm", min(warmRecords, b.Load.Records)
 	b.say("filling %s with %d records", warm.Topic, warm.Records)
-	if err := warm.Fill(ctx, b.source.cluster); err != nil {
+	if err := warm.Fill(ctx, b.source.cluster, b.source.address); err != nil {
 		return err
 	}
 	mm2, err := b.limited(ctx, func(ctx context.Context) (Copy, error) {
-		return b.runMM2(ctx, warm, b.Load, func(ctx context.Context) error { return b.Load.Fill(ctx, b.source.cluster) })
+		return b.runMM2(ctx, warm, b.Load, func(ctx context.Context) error { return b.Load.Fill(ctx, b.source.cluster, b.source.address) })
 	})
 	if err != nil {
 		return err

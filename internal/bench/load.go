@@ -6,7 +6,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 
-	"github.com/segmentio/kafka-go"
+	"github.com/twmb/franz-go/pkg/kgo"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/starferry/starferry"
@@ -32,9 +32,9 @@ func (l Load) lanes(topic starferry.Topic) []starferry.TopicPartition {
 	return tps
 }
 
-// Fill makes the topic and writes its records, uncompressed, from as many
-// goroutines as there are partitions.
-func (l Load) Fill(ctx context.Context, c *wire.Cluster) error {
+// Fill makes the topic and writes its records, uncompressed, all partitions at
+// once.
+func (l Load) Fill(ctx context.Context, c *wire.Cluster, address string) error {
 	spec := wire.TopicSpec{Topic: l.Topic, Partitions: l.Partitions, Replication: 1}
 	if err := c.CreateTopic(ctx, spec); err != nil {
 		return fmt.Errorf("fill %s: %w", l.Topic, err)
@@ -45,39 +45,48 @@ func (l Load) Fill(ctx context.Context, c *wire.Cluster) error {
 		if p < l.Records%l.Partitions {
 			n++
 		}
-		g.Go(func() error { return l.fillPartition(ctx, c.Client(), p, n) })
+		g.Go(func() error {
+			if err := l.fillPartition(ctx, address, int32(p), n); err != nil {
+				return fmt.Errorf("fill %s/%d: %w", l.Topic, p, err)
+			}
+			return nil
+		})
 	}
 	return g.Wait()
 }
 
-func (l Load) fillPartition(ctx context.Context, c *kafka.Client, partition, n int) error {
+// fillPartition writes one batch at a time, so that each has the wanted number
+// of records.
+func (l Load) fillPartition(ctx context.Context, address string, partition int32, n int) error {
+	c, err := kgo.NewClient(kgo.SeedBrokers(address), kgo.RecordPartitioner(kgo.ManualPartitioner()), kgo.ManualFlushing(),
+		kgo.ProducerBatchCompression(kgo.NoCompression()), kgo.ProducerBatchMaxBytes(int32(l.Batch*(l.Size+128)+1024)))
+	if err != nil {
+		return err
+	}
+	defer c.Close()
 	// Random bytes, the same in every batch but for a number: what matters is
 	// that they do not compress and that no two records are equal.
 	noise := make([]byte, l.Batch*l.Size)
 	random := rand.NewChaCha8([32]byte{byte(partition)})
 	if _, err := random.Read(noise); err != nil {
-		return fmt.Errorf("fill %s/%d: %w", l.Topic, partition, err)
+		return err
 	}
-	records := make([]kafka.Record, 0, l.Batch)
-	for done := 0; done < n; done += len(records) {
-		records = records[:0]
+	var failed error
+	for done := 0; done < n && failed == nil; done += l.Batch {
 		for i := range min(l.Batch, n-done) {
 			value := noise[i*l.Size : (i+1)*l.Size]
 			binary.BigEndian.PutUint64(value, uint64(done+i))
-			records = append(records, kafka.Record{Value: kafka.NewBytes(value)})
+			c.Produce(ctx, &kgo.Record{Topic: string(l.Topic), Partition: partition, Value: value}, func(_ *kgo.Record, err error) {
+				if err != nil {
+					failed = err
+				}
+			})
 		}
-		answer, err := c.Produce(ctx, &kafka.ProduceRequest{
-			Topic: string(l.Topic), Partition: partition, RequiredAcks: kafka.RequireAll,
-			Records: kafka.NewRecordReader(records...),
-		})
-		if err == nil {
-			err = answer.Error
-		}
-		if err != nil {
-			return fmt.Errorf("fill %s/%d: %w", l.Topic, partition, err)
+		if err := c.Flush(ctx); err != nil {
+			return err
 		}
 	}
-	return nil
+	return failed
 }
 
 // ends is the sum of the partitions' end offsets; a topic that does not exist
