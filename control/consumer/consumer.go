@@ -429,6 +429,12 @@ func (c *Consumer) fetch(e switchover.Fetch) {
 		c.log.Error("partition refused", "cluster", e.Cluster, "reason", c.refused)
 		e.Start = nil
 	}
+	for tp, p := range c.pauses { // whoever had a partition last knows when it paused
+		if p.First == 0 {
+			p.Epoch = e.Epoch
+			c.pauses[tp] = p
+		}
+	}
 	c.session = newSession(c, e, len(every))
 	c.limit(len(own), len(every))
 	c.foreseeRepeats(e)

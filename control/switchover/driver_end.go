@@ -152,8 +152,8 @@ func (d *Driver) finish(notes ...string) {
 	}
 	for tp, p := range d.firsts() {
 		seed, ok := d.p.Seeds[tp]
-		if p.Last != 0 && p.First >= p.Last {
-			r.Pauses[tp] = float64(p.First-p.Last) / 1000
+		if last := d.lastOf(tp); last != 0 && p.First >= last {
+			r.Pauses[tp] = float64(p.First-last) / 1000
 		}
 		if ok && p.From > after(seed) {
 			r.Notes = append(r.Notes, fmt.Sprintf("%s began at %d, not at %d: markers, compaction or a skip", tp, p.From, after(seed)))
@@ -168,6 +168,20 @@ func (d *Driver) finish(notes ...string) {
 	slices.Sort(r.Notes)
 	d.ended = true
 	d.do(Finished{r})
+}
+
+// lastOf is when the last record of a partition was handed out on the old home,
+// by whoever owned it there.
+func (d *Driver) lastOf(tp starferry.TopicPartition) int64 {
+	var last int64
+	for _, l := range d.leases {
+		for _, p := range l.Pauses {
+			if p.Partition == tp && p.Epoch == d.p.Epoch {
+				last = max(last, p.Last)
+			}
+		}
+	}
+	return last
 }
 
 // after is the first offset of a place that is not handled yet.

@@ -3,6 +3,7 @@ package switchover
 import (
 	"fmt"
 	"slices"
+	"strings"
 
 	"github.com/starferry/starferry"
 	"github.com/starferry/starferry/control"
@@ -18,6 +19,8 @@ func (d *Driver) heard(what func(control.Lease) string) []string {
 	for _, l := range d.leases {
 		if l.Revision != d.rev {
 			waits = append(waits, fmt.Sprintf("%s to answer revision %d (it answers %d)", l.Instance, d.rev, l.Revision))
+		} else if l.Epoch < d.p.Epoch {
+			waits = append(waits, strings.TrimSpace(fmt.Sprintf("%s to obey epoch %d %s", l.Instance, d.p.Epoch, l.Refusal)))
 		} else if s := what(l); s != "" {
 			waits = append(waits, fmt.Sprintf("%s, which %s", l.Instance, s))
 		}
@@ -63,7 +66,7 @@ func (d *Driver) stillness() ([]string, starferry.Cut) {
 	}
 	waits = append(waits, d.standing(d.p.Active, func(l control.Lease) string {
 		if l.Drained != d.p.Epoch {
-			return fmt.Sprintf("to finish what is in flight and commit it (epoch %d)", d.p.Epoch)
+			return strings.TrimSpace(fmt.Sprintf("to finish what is in flight and commit it (epoch %d) %s", d.p.Epoch, l.Refusal))
 		}
 		return ""
 	})...)
