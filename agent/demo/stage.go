@@ -195,7 +195,7 @@ func (s *stage) openShards(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		sh, err := agent.OpenShard(ctx, &s.cfg, nc, replication.ShardID(id), s.o.Log.With("process", id))
+		sh, err := agent.OpenShard(context.WithoutCancel(ctx), &s.cfg, nc, replication.ShardID(id), s.o.Log.With("process", id))
 		if err != nil {
 			return err
 		}
