@@ -16,6 +16,12 @@ func expectEntry() *scripting.Builtin {
 			{Name: "message", Type: scripting.StringType(), Required: true, Doc: "what is expected, in words"},
 			{Name: "found", Type: scripting.AnyType(), Doc: "what was found instead, shown if it does not hold"},
 		},
+		Plan: func(_ context.Context, c scripting.Call) (scripting.Prediction, error) {
+			if c.Args.Bool("condition") {
+				return scripting.Prediction{Verdict: scripting.HoldsNow, Text: c.Args.Text("message")}, nil
+			}
+			return scripting.Prediction{Verdict: scripting.FailsNow, Text: c.Args.Text("message")}, nil
+		},
 		Run: func(_ context.Context, c scripting.Call) (any, error) {
 			if c.Args.Bool("condition") {
 				return nil, nil

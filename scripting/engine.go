@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"go.starlark.net/starlark"
@@ -455,6 +456,9 @@ func eventOf(reg *Registry, rec Record) Event {
 		if args, err := parseJournaled(rec.Args); err == nil {
 			ev.Text = describeCall(b, args)
 		}
+	}
+	if ev.Text == "" && ev.Phase != "" && ev.Step == "" {
+		ev.Text = strings.ReplaceAll(string(rec.Kind), "phase_", "phase "+rec.Phase+" ")
 	}
 	return ev
 }

@@ -157,7 +157,8 @@ func (e *StopError) Error() string {
 			fmt.Fprintf(&b, "\n  found:    %s", e.Found)
 		}
 	} else if e.Err != nil {
-		fmt.Fprintf(&b, "\n  error:    %s", indent(e.Err.Error()))
+		text := strings.TrimPrefix(e.Err.Error(), e.Where+": ")
+		fmt.Fprintf(&b, "\n  error:    %s", indent(text))
 	}
 	for _, u := range e.Undone {
 		fmt.Fprintf(&b, "\n  undone:   %s", indent(u))

@@ -27,6 +27,10 @@ func Load(src Source, filename string, reg *Registry) (*Program, error) {
 	l.program.file = filename
 	globals, err := l.file(filename)
 	if err != nil {
+		var script *ScriptError
+		if !errors.As(err, &script) {
+			err = &ScriptError{Where: filename, Text: err.Error(), Err: err}
+		}
 		return nil, err
 	}
 	return l.finish(globals)
@@ -119,7 +123,7 @@ func fileOptions() *syntax.FileOptions { return &syntax.FileOptions{} }
 func (l *loader) file(name string) (starlark.StringDict, error) {
 	if f := l.loaded[name]; f != nil {
 		if f.open {
-			return nil, &ScriptError{Where: name, Text: "load: the file loads itself, directly or through others"}
+			return nil, fmt.Errorf("%s loads itself, directly or through others", name)
 		}
 		return f.globals, f.err
 	}
@@ -132,11 +136,11 @@ func (l *loader) file(name string) (starlark.StringDict, error) {
 
 func (l *loader) run(name string) (starlark.StringDict, error) {
 	if !fs.ValidPath(name) || name == "." {
-		return nil, &ScriptError{Where: name, Text: "load: a script's files stay below its root; write a path such as lib/checks.star"}
+		return nil, fmt.Errorf("%s: a script's files stay below its root; write a path such as lib/checks.star", name)
 	}
 	text, err := l.src(name)
 	if err != nil {
-		return nil, &ScriptError{Where: name, Text: err.Error(), Err: err}
+		return nil, err
 	}
 	l.program.files[name] = text
 	prog, doc, err := compile(name, text, fileOptions(), l.globals, nil)

@@ -178,7 +178,7 @@ func (pl *planner) call(ctx context.Context, s *session, b *Builtin, args Args, 
 		pred.Verdict = pl.failing()
 	}
 	if b.Class != Read {
-		text := describeCall(b, args)
+		text := strings.TrimPrefix(describeCall(b, args), b.Name)
 		if pred.Text != "" {
 			text = pred.Text
 		}

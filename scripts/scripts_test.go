@@ -1,23 +1,22 @@
-package builtins_test
+package scripts_test
 
 import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
-	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
 
 	"github.com/starferry/starferry"
 	"github.com/starferry/starferry/builtins"
+	"github.com/starferry/starferry/builtins/memory"
 	"github.com/starferry/starferry/scripting"
 	"github.com/starferry/starferry/scripts"
 )
 
-func runner(t *testing.T, w *world, j scripting.Journal) *scripting.Runner {
-	reg, err := builtins.Registry(w.ports())
+func runner(t *testing.T, w *memory.World, j scripting.Journal) *scripting.Runner {
+	reg, err := builtins.Registry(w.Ports())
 	require.NoError(t, err)
 	n := 0
 	return &scripting.Runner{Registry: reg, Journal: j, Clock: w, By: "ann", NewID: func() string { n++; return fmt.Sprint("id", n) }}
@@ -31,9 +30,9 @@ func shipped(t *testing.T, r *scripting.Runner, name string) *scripting.Program 
 
 func TestMoveGroupThereAndBack(t *testing.T) {
 	ctx := context.Background()
-	w := newWorld()
-	w.lag[starferry.TopicPartition{Topic: "orders"}] = 10_000
-	w.perSleep = 1000
+	w := memory.New()
+	w.Behind[starferry.TopicPartition{Topic: "orders"}] = 10_000
+	w.CaughtUp = 1000
 	r := runner(t, w, scripting.NewMemoryJournal())
 	p := shipped(t, r, "move_group.star")
 	require.Contains(t, p.Doc(), "Move a consumer group")
@@ -41,15 +40,15 @@ func TestMoveGroupThereAndBack(t *testing.T) {
 	out, err := r.Run(ctx, p, nil, "r1")
 	require.NoError(t, err)
 	require.Equal(t, scripting.StateFinished, out.State)
-	require.Equal(t, starferry.ClusterName("new"), w.home.Cluster)
-	require.Contains(t, w.links, starferry.LinkName("old-new"))
+	require.Equal(t, starferry.ClusterName("new"), w.Lives.Cluster)
+	require.Contains(t, w.Links, starferry.LinkName("old-new"))
 	require.Len(t, out.Held, 2)
 	require.Equal(t, "billing-to-new", out.Name)
 
 	_, err = r.Rollback(ctx, "r1")
 	require.NoError(t, err)
-	require.Equal(t, starferry.ClusterName("old"), w.home.Cluster)
-	require.Empty(t, w.links)
+	require.Equal(t, starferry.ClusterName("old"), w.Lives.Cluster)
+	require.Empty(t, w.Links)
 	s, err := r.Status(ctx, "r1")
 	require.NoError(t, err)
 	require.Equal(t, scripting.StateRolledBack, s.State)
@@ -57,12 +56,12 @@ func TestMoveGroupThereAndBack(t *testing.T) {
 }
 
 func TestPlanOfMoveWritesNothing(t *testing.T) {
-	w := newWorld()
+	w := memory.New()
 	j := scripting.NewMemoryJournal()
 	r := runner(t, w, j)
 	plan, err := r.Plan(context.Background(), shipped(t, r, "move_group.star"), map[string]string{"group": "billing"})
 	require.NoError(t, err)
-	require.Zero(t, w.writes)
+	require.Zero(t, w.Writes)
 	runs, err := j.Runs(context.Background())
 	require.NoError(t, err)
 	require.Empty(t, runs)
@@ -75,29 +74,29 @@ func TestPlanOfMoveWritesNothing(t *testing.T) {
 }
 
 func TestFailedVerifySwitchesBackAndSaysWhatIsHeld(t *testing.T) {
-	w := newWorld()
-	w.exact = 4
+	w := memory.New()
+	w.Exact = 4
 	r := runner(t, w, scripting.NewMemoryJournal())
 	_, err := r.Run(context.Background(), shipped(t, r, "move_group.star"), nil, "r1")
 	var stop *scripting.StopError
 	require.ErrorAs(t, err, &stop)
 	require.Equal(t, scripting.ExitUnmet, scripting.ExitCode(err))
-	require.Equal(t, starferry.ClusterName("old"), w.home.Cluster, "the phase undid itself")
-	require.Contains(t, w.links, starferry.LinkName("old-new"), "the copy stays")
+	require.Equal(t, starferry.ClusterName("old"), w.Lives.Cluster, "the phase undid itself")
+	require.Contains(t, w.Links, starferry.LinkName("old-new"), "the copy stays")
 	for _, want := range []string{"every partition went on at its exact place", "found:    4", "move_group.star:", "undone:   move group billing back", "copy/2:replicate", "starferry resume r1", "starferry rollback r1"} {
 		require.Contains(t, err.Error(), want)
 	}
 
-	w.exact = 5 // mended; resume tries the phase again
+	w.Exact = 5 // mended; resume tries the phase again
 	out, err := r.Resume(context.Background(), "r1")
 	require.NoError(t, err)
 	require.Equal(t, scripting.StateFinished, out.State)
-	require.Equal(t, starferry.ClusterName("new"), w.home.Cluster)
+	require.Equal(t, starferry.ClusterName("new"), w.Lives.Cluster)
 }
 
 func TestLockIsHeldByAnUnfinishedRun(t *testing.T) {
-	w := newWorld()
-	w.exact = 4
+	w := memory.New()
+	w.Exact = 4
 	r := runner(t, w, scripting.NewMemoryJournal())
 	p := shipped(t, r, "move_group.star")
 	_, err := r.Run(context.Background(), p, nil, "r1")
@@ -148,14 +147,14 @@ func TestCrashSweep(t *testing.T) {
 	} {
 		for _, lost := range []bool{false, true} {
 			for at := 1; ; at++ {
-				w, mem := newWorld(), scripting.NewMemoryJournal()
-				w.exact = story.exact
+				w, mem := memory.New(), scripting.NewMemoryJournal()
+				w.Exact = story.exact
 				k := &killed{mem, at, lost}
 				finished := live(t, w, k, mem, story.back)
 				name := fmt.Sprintf("%s, lost=%v, killed at record %d", story.name, lost, at)
-				require.Equal(t, story.home, w.home.Cluster, name)
-				require.Len(t, w.links, story.links, name)
-				for effect, n := range w.effects {
+				require.Equal(t, story.home, w.Lives.Cluster, name)
+				require.Len(t, w.Links, story.links, name)
+				for effect, n := range w.Effects {
 					require.LessOrEqual(t, n, 1, "%s: %s", name, effect)
 				}
 				s, err := runner(t, w, mem).Status(context.Background(), "r1")
@@ -172,7 +171,7 @@ func TestCrashSweep(t *testing.T) {
 
 // live runs a move, and back if asked, and takes it up with a fresh runner
 // after the crash. It reports whether there was none.
-func live(t *testing.T, w *world, k *killed, mem scripting.Journal, back bool) bool {
+func live(t *testing.T, w *memory.World, k *killed, mem scripting.Journal, back bool) bool {
 	ctx := context.Background()
 	r := runner(t, w, k)
 	crashed := func(err error) bool {
@@ -208,31 +207,31 @@ func live(t *testing.T, w *world, k *killed, mem scripting.Journal, back bool) b
 
 func TestSkipAndThrottleAreUndoneToWhatWasBefore(t *testing.T) {
 	ctx := context.Background()
-	w := newWorld()
-	w.settings.Rate = 900
+	w := memory.New()
+	w.Set.Rate = 900
 	r := runner(t, w, scripting.NewMemoryJournal())
 	_, err := r.Run(ctx, shipped(t, r, "throttle_group.star"), map[string]string{"group": "billing", "rate": "500/s", "reason": "INC-1"}, "t1")
 	require.NoError(t, err)
-	require.Equal(t, 500.0, w.settings.Rate)
-	require.NotZero(t, w.settings.Until)
+	require.Equal(t, 500.0, w.Set.Rate)
+	require.NotZero(t, w.Set.Until)
 	_, err = r.Rollback(ctx, "t1")
 	require.NoError(t, err)
-	require.Equal(t, 900.0, w.settings.Rate)
-	require.Zero(t, w.settings.Until)
+	require.Equal(t, 900.0, w.Set.Rate)
+	require.Zero(t, w.Set.Until)
 
 	_, err = r.Run(ctx, shipped(t, r, "skip_record.star"), map[string]string{"group": "billing", "at": "orders/7@184223", "reason": "INC-1"}, "s1")
 	require.NoError(t, err)
-	require.Equal(t, starferry.Range{From: 184223, To: 184224}, w.settings.Skips[0].Range)
+	require.Equal(t, starferry.Range{From: 184223, To: 184224}, w.Set.Skips[0].Range)
 	_, err = r.Rollback(ctx, "s1")
 	require.NoError(t, err)
-	require.Empty(t, w.settings.Skips)
+	require.Empty(t, w.Set.Skips)
 
 	_, err = r.Run(ctx, shipped(t, r, "skip_record.star"), map[string]string{"group": "billing", "at": "orders"}, "s2")
 	require.Equal(t, scripting.ExitUsage, scripting.ExitCode(err))
 }
 
 func TestExecOneLine(t *testing.T) {
-	w := newWorld()
+	w := memory.New()
 	r := runner(t, w, scripting.NewMemoryJournal())
 	var said []string
 	r.Events = func(e scripting.Event) {
@@ -245,63 +244,8 @@ func TestExecOneLine(t *testing.T) {
 	_, err = r.Run(context.Background(), p, nil, "x1")
 	require.NoError(t, err)
 	require.Equal(t, []string{"billing"}, said)
-	require.Len(t, w.settings.Skips, 1)
+	require.Len(t, w.Set.Skips, 1)
 	_, err = r.Rollback(context.Background(), "x1")
 	require.NoError(t, err)
-	require.Empty(t, w.settings.Skips)
-}
-
-// TestCallsWithErrors runs each chunk of testdata/*.star as the body of a phase;
-// ### "regexp" on a line expects the error there.
-func TestCallsWithErrors(t *testing.T) {
-	for _, chunk := range chunks(t, "testdata/calls.star") {
-		w := newWorld()
-		r := runner(t, w, scripting.NewMemoryJournal())
-		w.unknown = map[starferry.TopicPartition]string{}
-		if strings.Contains(chunk.text, "# lag: unknown") {
-			w.unknown[starferry.TopicPartition{Topic: "orders", Partition: 2}] = "no commit"
-		}
-		if strings.Contains(chunk.text, "# lag: negative") {
-			w.lag[starferry.TopicPartition{Topic: "orders", Partition: 2}] = -3
-		}
-		p, err := scripting.Load(scripting.Files(map[string]string{"calls.star": chunk.text}), "calls.star", r.Registry)
-		if err == nil {
-			_, err = r.Run(context.Background(), p, nil, "r1")
-		}
-		chunk.check(t, err)
-	}
-}
-
-type chunk struct {
-	text string
-	line int
-	want string
-}
-
-func chunks(t *testing.T, file string) []chunk {
-	raw, err := os.ReadFile(file)
-	require.NoError(t, err)
-	var out []chunk
-	at := 0
-	for _, text := range strings.Split(string(raw), "\n---\n") {
-		c := chunk{text: strings.Repeat("\n", at) + text}
-		for i, l := range strings.Split(text, "\n") {
-			if _, want, ok := strings.Cut(l, "### "); ok {
-				c.line, c.want = at+i+1, strings.Trim(want, `"`)
-			}
-		}
-		at += strings.Count(text, "\n") + 2
-		out = append(out, c)
-	}
-	return out
-}
-
-func (c chunk) check(t *testing.T, err error) {
-	if c.want == "" {
-		require.NoError(t, err, c.text)
-		return
-	}
-	require.Error(t, err, c.text)
-	require.Regexp(t, c.want, err.Error())
-	require.Contains(t, err.Error(), fmt.Sprintf("calls.star:%d:", c.line))
+	require.Empty(t, w.Set.Skips)
 }

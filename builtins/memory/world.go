@@ -1,0 +1,190 @@
+// Package memory is a world in memory for trying scripts and builtins: two
+// clusters named old and new, the group "billing" on old, and a clock that moves
+// only when something waits.
+package memory
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/starferry/starferry"
+	"github.com/starferry/starferry/builtins"
+	"github.com/starferry/starferry/scripting"
+)
+
+// World implements the ports of builtins and a clock. It counts every
+// effect by its token, so that a test can tell one that ran twice.
+type World struct {
+	Time       time.Time
+	On         map[starferry.ClusterName]map[starferry.Topic]int
+	Links      map[starferry.LinkName]builtins.LinkInfo
+	Lives      builtins.GroupHome
+	Set        builtins.GroupSettings
+	Behind     map[starferry.TopicPartition]int64
+	Unmeasured map[starferry.TopicPartition]string
+	Exact      int
+	Writes     int
+	Effects    map[string]int // by what and token
+	CaughtUp   int64          // how much each poll's sleep shortens the lag
+	BreakOn    string         // an effect that fails
+}
+
+// New returns a world in which nothing has moved yet.
+func New() *World {
+	return &World{
+		Time:    time.UnixMilli(1_700_000_000_000),
+		On:      map[starferry.ClusterName]map[starferry.Topic]int{"old": {"orders": 3, "payments": 2}, "new": {}},
+		Links:   map[starferry.LinkName]builtins.LinkInfo{},
+		Lives:   builtins.GroupHome{Group: "billing", Cluster: "old", Epoch: 1, Phase: "steady"},
+		Behind:  map[starferry.TopicPartition]int64{{Topic: "orders", Partition: 0}: 5},
+		Exact:   5,
+		Effects: map[string]int{},
+	}
+}
+
+// Ports are the world as builtins see it.
+func (w *World) Ports() builtins.Ports { return builtins.Ports{Clusters: w, Copier: w, Hand: w} }
+
+func (w *World) effect(what, token string) error {
+	w.Writes++
+	w.Effects[what+" "+token]++
+	if w.BreakOn == what {
+		return fmt.Errorf("%s: the world said no", what)
+	}
+	return nil
+}
+
+// Now and Sleep make the world its own clock: time passes only by waiting.
+func (w *World) Now() time.Time { return w.Time }
+func (w *World) Sleep(ctx context.Context, d time.Duration) error {
+	w.Time = w.Time.Add(d)
+	for tp, n := range w.Behind {
+		w.Behind[tp] = max(0, n-w.CaughtUp)
+	}
+	return ctx.Err()
+}
+
+func (w *World) Names() []starferry.ClusterName { return []starferry.ClusterName{"new", "old"} }
+func (w *World) Describe(_ context.Context, c starferry.ClusterName) (builtins.ClusterInfo, error) {
+	return builtins.ClusterInfo{Name: c, ID: "id-" + string(c), Brokers: 1, Version: "4.3"}, nil
+}
+func (w *World) TopicsOf(_ context.Context, c starferry.ClusterName, g starferry.Group) ([]starferry.Topic, error) {
+	if g != "billing" {
+		return nil, nil
+	}
+	return []starferry.Topic{"orders", "payments"}, nil
+}
+func (w *World) Topics(_ context.Context, c starferry.ClusterName, names []starferry.Topic) (map[starferry.Topic]builtins.TopicInfo, error) {
+	out := map[starferry.Topic]builtins.TopicInfo{}
+	for _, n := range names {
+		if p, ok := w.On[c][n]; ok {
+			out[n] = builtins.TopicInfo{Name: n, Partitions: p}
+		}
+	}
+	return out, nil
+}
+func (w *World) measured() builtins.Lag {
+	return builtins.Lag{Records: w.Behind, Unknown: w.Unmeasured}
+}
+func (w *World) GroupLag(context.Context, starferry.ClusterName, starferry.Group) (builtins.Lag, error) {
+	return w.measured(), nil
+}
+func (w *World) Committed(context.Context, starferry.ClusterName, starferry.Group) (starferry.Cut, error) {
+	return starferry.Cut{{Topic: "orders", Partition: 0}: {Next: 7}}, nil
+}
+
+func (w *World) Replicate(_ context.Context, r builtins.ReplicateRequest) (builtins.LinkInfo, error) {
+	if err := w.effect("replicate", r.Token); err != nil {
+		return builtins.LinkInfo{}, err
+	}
+	info, exists := w.Links[r.Link]
+	if !exists {
+		info = builtins.LinkInfo{Name: r.Link, Source: r.Source, Target: r.Target, State: "copying"}
+	}
+	out := info
+	for _, t := range r.Topics {
+		if !slices.Contains(info.Topics, t) {
+			info.Topics = append(info.Topics, t)
+			out.Added = append(out.Added, t)
+			w.On[r.Target][t] = w.On[r.Source][t]
+		}
+	}
+	w.Links[r.Link] = info
+	out.Topics, out.Created, out.Lanes = info.Topics, !exists, 5
+	return out, nil
+}
+func (w *World) Link(_ context.Context, n starferry.LinkName) (builtins.LinkInfo, error) {
+	l, ok := w.Links[n]
+	if !ok {
+		return l, fmt.Errorf("link %s: %w", n, builtins.ErrNotFound)
+	}
+	return l, nil
+}
+func (w *World) LinkLag(_ context.Context, n starferry.LinkName) (builtins.Lag, error) {
+	if _, ok := w.Links[n]; !ok {
+		return builtins.Lag{}, builtins.ErrNotFound
+	}
+	return w.measured(), nil
+}
+func (w *World) Translate(_ context.Context, _ starferry.LinkName, _ starferry.Direction, c starferry.Cut) (starferry.Translation, error) {
+	return starferry.Translation{Cut: c}, nil
+}
+func (w *World) Stop(_ context.Context, n starferry.LinkName) error {
+	delete(w.Links, n)
+	return w.effect("stop", string(n))
+}
+
+func (w *World) Switch(_ context.Context, r builtins.SwitchRequest) (builtins.SwitchReport, error) {
+	if w.Lives.Token != r.Token {
+		if err := w.effect("switch", r.Token); err != nil {
+			return builtins.SwitchReport{}, err
+		}
+		if w.Lives.Cluster != r.Source {
+			return builtins.SwitchReport{}, fmt.Errorf("group lives on %s", w.Lives.Cluster)
+		}
+		w.Lives = builtins.GroupHome{Group: r.Group, Cluster: r.Target, Epoch: w.Lives.Epoch + 1, Phase: "steady", Token: r.Token}
+	}
+	seeds := starferry.Cut{}
+	for p := range 5 {
+		seeds[starferry.TopicPartition{Topic: "orders", Partition: starferry.Partition(p)}] = starferry.Place{Next: 7}
+	}
+	return builtins.SwitchReport{Group: r.Group, Source: r.Source, Target: r.Target, Epoch: w.Lives.Epoch, Seeds: seeds, Exact: w.Exact, Attempts: 1}, nil
+}
+func (w *World) Home(_ context.Context, g starferry.Group) (builtins.GroupHome, error) {
+	return w.Lives, nil
+}
+
+func (w *World) Skip(_ context.Context, r builtins.SkipRequest) (builtins.Receipt, error) {
+	before := w.Set
+	if err := w.effect("skip", r.Token); err != nil {
+		return builtins.Receipt{}, err
+	}
+	id := "s-" + r.Token[:6]
+	w.Set.Skips = append(slices.Clone(w.Set.Skips), builtins.GroupSkip{ID: id, Cluster: r.Cluster, Partition: r.Partition, Range: r.Range})
+	w.Set.Revision++
+	return builtins.Receipt{Group: r.Group, Revision: w.Set.Revision, ID: id, Before: before}, nil
+}
+func (w *World) Throttle(_ context.Context, r builtins.ThrottleRequest) (builtins.Receipt, error) {
+	before := w.Set
+	if err := w.effect("throttle", r.Token); err != nil {
+		return builtins.Receipt{}, err
+	}
+	w.Set.Rate, w.Set.Until = r.Rate, 0
+	if r.For > 0 {
+		w.Set.Until = w.Time.Add(r.For).UnixMilli()
+	}
+	w.Set.Revision++
+	return builtins.Receipt{Group: r.Group, Revision: w.Set.Revision, Before: before}, nil
+}
+func (w *World) Settings(context.Context, starferry.Group) (builtins.GroupSettings, error) {
+	return w.Set, nil
+}
+func (w *World) Unskip(_ context.Context, g starferry.Group, id, reason string) (builtins.Receipt, error) {
+	w.Set.Skips = slices.DeleteFunc(slices.Clone(w.Set.Skips), func(s builtins.GroupSkip) bool { return s.ID == id })
+	w.Set.Revision++
+	return builtins.Receipt{Group: g, Revision: w.Set.Revision, ID: id}, w.effect("unskip", id)
+}
+
+var _ scripting.Clock = (*World)(nil)
