@@ -158,11 +158,21 @@ func (l *lane) take() (e *entry, term uint64) {
 // acked notes that the target has a batch at base.
 func (l *lane) acked(term uint64, e *entry, base starferry.Offset) {
 	l.mu.Lock()
-	defer l.mu.Unlock()
-	if term != l.term {
-		return
+	settled := l.ackedLocked(term, e, base)
+	l.mu.Unlock()
+	if settled {
+		l.c.route(l, 1) // what failed before goes out again
 	}
+}
+
+// ackedLocked reports whether it was the last answer that a repetition waits for.
+func (l *lane) ackedLocked(term uint64, e *entry, base starferry.Offset) bool {
+	if term != l.term {
+		return false
+	}
+	halted := l.pipe.halt
 	l.pipe.ack(e, base)
+	settled := halted && !l.pipe.halt
 	l.failures = 0
 	if l.state == Stalled {
 		l.state, l.reason = Copying, ""
@@ -173,6 +183,7 @@ func (l *lane) acked(term uint64, e *entry, base starferry.Offset) {
 		l.fetching = true
 		l.fetcher.offer(l)
 	}
+	return settled && l.active
 }
 
 // repeat notes that a batch must be sent again, after the leader has been

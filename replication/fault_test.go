@@ -1,0 +1,147 @@
+package replication
+
+import (
+	"errors"
+	"math/rand/v2"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"github.com/twmb/franz-go/pkg/kerr"
+	"github.com/twmb/franz-go/pkg/kfake"
+	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"github.com/starferry/starferry/internal/kafkatest"
+)
+
+// faulty is a world of two fakes whose faults the test commands.
+func faulty(t *testing.T) (w *world, src, tgt *kfake.Cluster) {
+	if kafkatest.Real() {
+		t.Skip("commanded faults need the fake; the chaos harness does this to real brokers")
+	}
+	src, s := kafkatest.Fake(t, "old")
+	tgt, g := kafkatest.Fake(t, "new")
+	return worldOf(t, s, g), src, tgt
+}
+
+// Whatever the target answers to a produce request, carried out or not, each
+// record arrives exactly once and in order.
+func TestEveryProduceErrorIsSurvived(t *testing.T) {
+	for name, err := range map[string]*kerr.Error{
+		"refused":        kerr.NotLeaderForPartition,
+		"reply lost":     kerr.RequestTimedOut, // carried out all the same
+		"after append":   kerr.NotEnoughReplicasAfterAppend,
+		"out of order":   kerr.OutOfOrderSequenceNumber,
+		"old epoch":      kerr.InvalidProducerEpoch,
+		"unknown id":     kerr.UnknownProducerID,
+		"corrupt":        kerr.CorruptMessage,
+		"something else": kerr.UnknownServerError,
+		"storage":        kerr.KafkaStorageError,
+	} {
+		t.Run(name, func(t *testing.T) {
+			w, _, tgt := faulty(t)
+			topic := w.topic(2, nil)
+			w.shard("s", t.TempDir())
+			w.link(topic)
+			stop := w.traffic(topic, 2)
+			hits := 0
+			h := tgt.Fault(kfake.Fault{
+				Keys: []kmsg.Key{kmsg.Produce}, Topic: string(topic), Err: err, Count: 5,
+				When: func(kmsg.Request) bool { hits++; return hits%4 == 0 },
+			})
+			require.Eventually(t, func() bool { return h.Hits() >= 5 }, patience, 10*time.Millisecond)
+			stop()
+			w.everythingIsThere(topic, 2)
+		})
+	}
+}
+
+// Connections that break, leaders that move and errors of all kinds, on both
+// sides at once.
+func TestTroubleOnBothSides(t *testing.T) {
+	w, src, tgt := faulty(t)
+	topic := w.topic(4, nil)
+	w.shard("s", t.TempDir())
+	w.link(topic)
+	stop := w.traffic(topic, 4)
+	quarter := func(kmsg.Request) bool { return rand.IntN(4) == 0 }
+	src.Fault(
+		kfake.Fault{Keys: []kmsg.Key{kmsg.Fetch}, Topic: string(topic), Err: kerr.NotLeaderForPartition, Count: 5, When: quarter},
+		kfake.Fault{Keys: []kmsg.Key{kmsg.Fetch}, Topic: string(topic), Err: kerr.UnknownServerError, Count: 5, When: quarter},
+	)
+	h := tgt.Fault(
+		kfake.Fault{Keys: []kmsg.Key{kmsg.Produce}, Topic: string(topic), Err: kerr.RequestTimedOut, Count: 10, When: quarter},
+		kfake.Fault{Keys: []kmsg.Key{kmsg.Produce}, Topic: string(topic), Err: kerr.NotLeaderForPartition, Count: 10, When: quarter},
+		kfake.Fault{Keys: []kmsg.Key{kmsg.EndTxn}, Err: kerr.RequestTimedOut, Count: 1},
+		kfake.Fault{Keys: []kmsg.Key{kmsg.InitProducerID}, Err: kerr.CoordinatorLoadInProgress, Count: 2},
+	)
+	for range 5 {
+		before := w.status().Lanes[0].SourceNext
+		tgt.ShufflePartitionLeaders()
+		tgt.ControlKey(int16(kmsg.Produce), func(kmsg.Request) (kmsg.Response, error, bool) {
+			return nil, errors.New("connection cut by the test"), true
+		})
+		src.ControlKey(int16(kmsg.Fetch), func(kmsg.Request) (kmsg.Response, error, bool) {
+			return nil, errors.New("connection cut by the test"), true
+		})
+		require.Eventually(t, func() bool { return w.status().Lanes[0].SourceNext > before+30 }, patience, 10*time.Millisecond)
+	}
+	require.Positive(t, h.Hits())
+	stop()
+	src.ShufflePartitionLeaders()
+	kafkatest.Produce(t, w.src, topic, 0, numbered(0, 3)...)
+	w.everythingIsThere(topic, 4)
+}
+
+// A lane that cannot go on says why, the others go on.
+func TestALaneThatCannotGoOnSaysSo(t *testing.T) {
+	w, src, _ := faulty(t)
+	topic := w.topic(2, nil)
+	w.shard("s", t.TempDir())
+	w.link(topic)
+	kafkatest.Produce(t, w.src, topic, 0, numbered(0, 5)...)
+	kafkatest.Produce(t, w.src, topic, 1, numbered(0, 5)...)
+	w.caughtUp()
+	require.NoError(t, src.DeleteTopic(string(topic)))
+	require.NoError(t, src.CreateTopic(string(topic), 2, nil))
+	require.Eventually(t, func() bool {
+		l := w.status().Lanes[0]
+		return l.State == Stopped && l.Reason != ""
+	}, patience, 50*time.Millisecond)
+	t.Log(w.status().Lanes[0].Reason)
+}
+
+// Retention that overtakes the copy stops the lane, which names what is gone.
+func TestRetentionThatOvertakesIsTold(t *testing.T) {
+	w, src, _ := faulty(t)
+	topic := w.topic(1, nil)
+	kafkatest.Produce(t, w.src, topic, 0, numbered(0, 5)...)
+	dir := t.TempDir()
+	s := w.shard("s", dir)
+	w.link(topic)
+	w.caughtUp()
+	require.NoError(t, s.Close())
+	kafkatest.Produce(t, w.src, topic, 0, numbered(5, 10)...)
+	kafkatest.Produce(t, w.src, topic, 0, numbered(15, 10)...)
+	require.NoError(t, src.DeleteRecords(string(topic), 0, 15))
+	w.shard("s", dir)
+	require.Eventually(t, func() bool { return w.status().Lanes[0].State == Stopped }, patience, 50*time.Millisecond)
+	require.Contains(t, w.status().Lanes[0].Reason, "offsets 5 to 14 are gone")
+}
+
+// A batch that the target does not accept stops its lane with the setting to raise.
+func TestTooLargeABatchIsTold(t *testing.T) {
+	w, _, tgt := faulty(t)
+	topic := w.topic(1, nil)
+	require.NoError(t, tgt.CreateTopic(string(topic), 1, map[string]string{"max.message.bytes": "500"}))
+	kafkatest.Produce(t, w.src, topic, 0, numbered(0, 3)...)
+	kafkatest.Produce(t, w.src, topic, 0, numbered(3, 100)...)
+	w.shard("s", t.TempDir())
+	_, _ = w.ensure(topic) // tells it too, if it is soon enough
+	require.Eventually(t, func() bool { return w.status().Lanes[0].State == Stopped }, patience, 50*time.Millisecond)
+	reason := w.status().Lanes[0].Reason
+	for _, word := range []string{"source offset 3", "new accepts 500", "max.message.bytes", string(topic)} {
+		require.Contains(t, reason, word)
+	}
+	w.sameRecords(topic, 0, numbered(0, 3))
+}
