@@ -13,7 +13,6 @@ import (
 	"github.com/starferry/starferry/agent"
 	"github.com/starferry/starferry/agent/api"
 	"github.com/starferry/starferry/agent/journal"
-	"github.com/starferry/starferry/builtins"
 	"github.com/starferry/starferry/internal/wire"
 	"github.com/starferry/starferry/scripting"
 	"github.com/starferry/starferry/scripts"
@@ -210,9 +209,17 @@ func (s *stage) copied(ctx context.Context, want int64) (int64, error) {
 	}
 }
 
+// switched is what a journal says of a switch, as far as the demo checks it.
+type switched struct {
+	Source scripting.Typed `json:"source"`
+	Target scripting.Typed `json:"target"`
+	Cut    starferry.Cut   `json:"cut"`
+	Seeds  starferry.Cut   `json:"seeds"`
+}
+
 // switchReports reads from the journals what the switches of the runs reported,
 // the way there and the way back.
-func (s *stage) switchReports(ctx context.Context, runs []string) ([]builtins.SwitchReport, error) {
+func (s *stage) switchReports(ctx context.Context, runs []string) ([]switched, error) {
 	js, err := jetstream.New(s.client.Conn)
 	if err != nil {
 		return nil, err
@@ -221,15 +228,15 @@ func (s *stage) switchReports(ctx context.Context, runs []string) ([]builtins.Sw
 	if err != nil {
 		return nil, err
 	}
-	var out []builtins.SwitchReport
+	var out []switched
 	for _, run := range runs {
 		records, err := j.Read(ctx, run)
 		if err != nil {
 			return nil, err
 		}
 		for _, r := range records {
-			var sr builtins.SwitchReport
-			if r.Kind != scripting.Done || len(r.Result) == 0 || json.Unmarshal(r.Result, &sr) != nil || len(sr.Seeds) == 0 {
+			var sr switched
+			if r.Kind != scripting.Done || r.Builtin != "switch_consumer" || json.Unmarshal(r.Result, &sr) != nil || len(sr.Seeds) == 0 {
 				continue
 			}
 			out = append(out, sr)
@@ -241,7 +248,7 @@ func (s *stage) switchReports(ctx context.Context, runs []string) ([]builtins.Sw
 // checkPositions reads, for every partition of every switch, the record at the
 // place the group left and the one at the place it was put, and compares their
 // numbers.
-func (s *stage) checkPositions(ctx context.Context, r *Report, reports []builtins.SwitchReport) error {
+func (s *stage) checkPositions(ctx context.Context, r *Report, reports []switched) error {
 	readers := map[starferry.ClusterName]*reader{}
 	for _, c := range []*wire.Cluster{s.source, s.target} {
 		rd, err := newReader(ctx, c, s.n.topicNames())
@@ -254,9 +261,9 @@ func (s *stage) checkPositions(ctx context.Context, r *Report, reports []builtin
 	defer cancel()
 	r.Switches = len(reports)
 	for _, sr := range reports {
-		from, to := readers[sr.Source], readers[sr.Target]
+		from, to := readers[starferry.ClusterName(sr.Source.Text)], readers[starferry.ClusterName(sr.Target.Text)]
 		if from == nil || to == nil {
-			return fmt.Errorf("check positions: the journal tells of a switch from %s to %s, which is not the demo's", sr.Source, sr.Target)
+			return fmt.Errorf("check positions: the journal tells of a switch from %s to %s, which is not the demo's", sr.Source.Text, sr.Target.Text)
 		}
 		for tp, place := range sr.Cut {
 			seed, ok := sr.Seeds[tp]
