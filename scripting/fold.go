@@ -57,6 +57,7 @@ type phaseHistory struct {
 	result  json.RawMessage
 	do      []*step
 	undo    []*step
+	index   map[string]*step // of both, by stepKey
 }
 
 // failure is what PhaseFailed keeps for the text of the stop.
@@ -148,7 +149,7 @@ func (h *history) apply(r Record) error {
 func (p *phaseHistory) start(r Record) {
 	if p.state != phaseFailed {
 		p.attempt++
-		p.do, p.undo = nil, nil
+		p.do, p.undo, p.index = nil, nil, map[string]*step{}
 	}
 	p.state, p.started, p.ended, p.err, p.result = phaseOpen, r.At, 0, "", nil
 }
@@ -161,18 +162,17 @@ func (p *phaseHistory) applyStep(r Record) error {
 	case partUndo:
 		steps = &p.undo
 	}
-	var s *step
-	for i := len(*steps) - 1; i >= 0 && s == nil; i-- {
-		if (*steps)[i].id == r.Step {
-			s = (*steps)[i]
-		}
-	}
+	s := p.index[stepKey(r.Step)]
 	if s == nil {
 		if r.Kind == Done {
 			return fmt.Errorf("step %s has a result and no intent", r.Step)
 		}
 		s = &step{id: r.Step}
 		*steps = append(*steps, s)
+		if p.index == nil {
+			p.index = map[string]*step{}
+		}
+		p.index[stepKey(r.Step)] = s
 	}
 	switch r.Kind {
 	case Intent:
@@ -206,13 +206,13 @@ func undoID(effect, builtin string) string {
 
 // undoOf returns the step that undoes an effect automatically, if it has begun.
 func (p *phaseHistory) undoOf(effect string) *step {
-	want, _, _ := strings.Cut(undoID(effect, ""), ":")
-	for _, s := range p.undo {
-		if head, _, _ := strings.Cut(s.id, ":"); head == want {
-			return s
-		}
-	}
-	return nil
+	return p.index[stepKey(undoID(effect, ""))]
+}
+
+// stepKey is a step's id without the builtin: phase/n or phase/undo/n.
+func stepKey(id string) string {
+	head, _, _ := strings.Cut(id, ":")
+	return head
 }
 
 // held lists the effects of the phase that stand, oldest first. An effect whose
