@@ -26,7 +26,7 @@ var ErrClosed = errors.New("closed")
 var ErrFrame = errors.New("not a Kafka answer")
 
 // AuthError says that a cluster refused the credentials. It never carries the
-// password. It is not retried.
+// password. It is not retried, unless the broker only closed the connection.
 type AuthError struct {
 	Cluster   starferry.ClusterName
 	Address   string
@@ -41,8 +41,8 @@ func (e *AuthError) Error() string {
 		e.Cluster, e.Address, e.Username, e.Mechanism, e.Err)
 }
 
-// Unwrap returns the cause.
-func (e *AuthError) Unwrap() error { return e.Err }
+// Unwrap makes ErrNotSent hold beside the cause.
+func (e *AuthError) Unwrap() []error { return []error{e.Err, ErrNotSent} }
 
 // VersionError says that a broker and this code have no version of a request
 // in common.

@@ -24,7 +24,8 @@ const socketBuffer = 1 << 20
 
 // dial connects to an address, settles versions and authenticates.
 func (c *Cluster) dial(ctx context.Context, broker int32, addr string, private bool) (*Conn, error) {
-	ctx, cancel := context.WithTimeoutCause(ctx, dialWithin, fmt.Errorf("no connection within %v", dialWithin))
+	limit := min(dialWithin, c.within)
+	ctx, cancel := context.WithTimeoutCause(ctx, limit, fmt.Errorf("no connection within %v", limit))
 	defer cancel()
 	nc, err := c.connect(ctx, addr, private)
 	if err != nil {
@@ -84,7 +85,7 @@ func (c *Cluster) dialError(addr string, err error, ctx context.Context) error {
 	case errors.As(err, &auth), errors.As(err, &version):
 		return err
 	case ctx.Err() != nil:
-		err = context.Cause(ctx)
+		err = fmt.Errorf("%w: %w", context.Cause(ctx), err)
 	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
 		err = fmt.Errorf("the broker closed the connection: %w", err)
 	}
@@ -207,11 +208,16 @@ func (c *Conn) token(token []byte) ([]byte, error) {
 	return resp.SASLAuthBytes, nil
 }
 
-// authError tells a refusal from a broken connection, which may be tried again.
+// authError tells a refusal from a broken connection. Some brokers only close
+// the connection on wrong credentials, as a broker that ends does: that is told
+// as a refusal but may be tried again.
 func (c *Conn) authError(m sasl.Mechanism, err error) error {
 	var broken net.Error
-	if errors.As(err, &broken) || errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
+	if errors.As(err, &broken) {
 		return fmt.Errorf("while authenticating with %s: %w", m.Name(), err)
+	}
+	if errors.Is(err, io.EOF) {
+		err = fmt.Errorf("the broker closed the connection: %w", err)
 	}
 	user := ""
 	if u, ok := m.(userMechanism); ok {

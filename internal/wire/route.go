@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"math/rand/v2"
 	"time"
 
@@ -168,7 +169,10 @@ func (c *Cluster) forgetCoordinator(at coordinator) {
 func retriable(err error) bool {
 	var auth *AuthError
 	var version *VersionError
-	return !errors.As(err, &auth) && !errors.As(err, &version) && !errors.Is(err, ErrClosed)
+	if errors.As(err, &auth) && !errors.Is(auth.Err, io.EOF) {
+		return false
+	}
+	return !errors.As(err, &version) && !errors.Is(err, ErrClosed)
 }
 
 // repeatable reports whether a request whose connection failed may be sent

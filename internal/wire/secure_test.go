@@ -108,10 +108,8 @@ func TestSASL(t *testing.T) {
 
 			conf.SASL = &starferry.SASL{Mechanism: mech, Username: "mover", Password: "wrong-" + password}
 			c = kafkatest.Open(t, conf)
-			started := time.Now()
-			_, err = c.DescribeGroup(t.Context(), "g")
+			_, err = c.Metadata(t.Context())
 			requireRefused(t, err, mech, "mover")
-			require.Less(t, time.Since(started), 10*time.Second, "a refusal is not tried again")
 		})
 	}
 }
@@ -164,8 +162,10 @@ func TestRealBrokerWithSASL(t *testing.T) {
 		return err == nil
 	}, 30*time.Second, 50*time.Millisecond)
 	conf.SASL = &starferry.SASL{Mechanism: "PLAIN", Username: "mover", Password: "wrong-" + password}
-	_, err := kafkatest.Open(t, conf).Metadata(t.Context())
+	started := time.Now()
+	_, err := kafkatest.Open(t, conf).DescribeGroup(t.Context(), "g")
 	requireRefused(t, err, "PLAIN", "mover")
+	require.Less(t, time.Since(started), 10*time.Second, "a refusal is not tried again")
 	conf.SASL = nil
 	_, err = kafkatest.Open(t, conf).Metadata(t.Context())
 	require.ErrorContains(t, err, "check whether it wants sasl")
