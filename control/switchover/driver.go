@@ -46,6 +46,8 @@ type Driver struct {
 	strangeAt int64 // since when members without a lease are there
 	strangers []string
 
+	trial starferry.Cut // what prepare tries to translate; nil: not yet
+
 	decideGen starferry.Generation // of the last order to decide; 0: none was given
 	failing   *Failure             // why it is being undone
 	undoOther bool                 // it is somebody else's switch that is being undone
@@ -172,6 +174,7 @@ func (d *Driver) dispatch() {
 func (d *Driver) enter(s step) {
 	d.step, d.phaseAt = s, d.now
 	d.drop()
+	d.trial = nil
 	d.retryAt, d.strangeAt, d.strangers, d.waits = 0, 0, nil, ""
 	d.do(Say{Phase: string(s)})
 }

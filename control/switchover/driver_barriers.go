@@ -35,7 +35,12 @@ func (d *Driver) prepare() {
 	}
 	if len(waits) > 0 {
 		d.drop()
+		d.trial = nil
 		d.say(waits...)
+		return
+	}
+	if d.trial != nil {
+		d.try()
 		return
 	}
 	clusters := []starferry.ClusterName{d.p.Active, d.p.Target}
@@ -70,7 +75,30 @@ func (d *Driver) prepared(f *Answers) {
 		d.again(waits...)
 		return
 	}
-	d.write(d.ordered(control.Drain, nil, nil, nil))
+	if d.trial == nil {
+		d.trial, _ = f.Commits[d.p.Active].places(d.partitions())
+	}
+	d.try()
+}
+
+// try translates what the group has committed by now, so that a place that
+// cannot be proven shows before anything stands still.
+func (d *Driver) try() {
+	f := d.facts(Ask{Translate: d.trial})
+	if f == nil {
+		return
+	}
+	cut := d.trial
+	d.trial = nil
+	refusal := d.untranslatable(f.Translate, cut)
+	switch {
+	case refusal == nil:
+		d.write(d.ordered(control.Drain, nil, nil, nil))
+	case d.now-d.phaseAt > d.req.Patience:
+		d.fail(*refusal)
+	default: // the group may read past it
+		d.again(refusal.Found...)
+	}
 }
 
 // stranger refuses a member without a lease once it has been there for longer
@@ -142,6 +170,7 @@ func (d *Driver) drained(f *Answers, cut starferry.Cut) {
 	if d.stranger(strangers) {
 		return
 	}
+	waits = append(waits, d.left(f.Commits[d.p.Active], cut)...)
 	waits = append(waits, differences(d.p.Active, f.Commits[d.p.Active], cut, control.Mark{State: control.Draining, Epoch: d.p.Epoch})...)
 	if refusal := d.untranslatable(f.Translate, cut); refusal != nil {
 		d.fail(*refusal)
@@ -168,6 +197,21 @@ func (d *Driver) drained(f *Answers, cut starferry.Cut) {
 		}
 	}
 	d.write(d.ordered(control.Seed, actor, cut, f.Translate.Cut))
+}
+
+// left names partitions of the group's topics that have a commit and are in
+// nobody's part of the cut: their owner has gone, and what the others say is
+// older than that.
+func (d *Driver) left(found Found, cut starferry.Cut) []string {
+	topics := d.topics()
+	var waits []string
+	for tp := range found {
+		if _, ok := cut[tp]; !ok && slices.Contains(topics, tp.Topic) {
+			waits = append(waits, fmt.Sprintf("somebody to own %s on %s", tp, d.p.Active))
+		}
+	}
+	slices.Sort(waits)
+	return waits
 }
 
 // untranslatable refuses a cut with a place that cannot be proven, or that lies

@@ -147,6 +147,9 @@ func (d *Driver) firsts() map[starferry.TopicPartition]control.Pause {
 func (d *Driver) finish(notes ...string) {
 	r := Report{Group: d.req.Group, Source: d.req.Source, Target: d.req.Target, Epoch: d.p.Epoch, Cut: d.p.Cut, Seeds: d.p.Seeds,
 		Exact: d.exact, Pauses: map[starferry.TopicPartition]float64{}, Notes: notes, Attempts: d.attempts}
+	if r.Exact == 0 { // another agent has translated: nothing else is ever seeded
+		r.Exact = len(d.p.Seeds)
+	}
 	if d.drainAt != 0 && d.decidedAt != 0 {
 		r.ControlMS = float64(d.decidedAt - d.drainAt)
 	}
