@@ -230,13 +230,13 @@ func (f *fetcher) handOn(a asked, p *kmsg.FetchResponseTopicPartition) bool {
 	case errors.Is(err, kafka.OffsetOutOfRange):
 		f.outOfRange(a, p)
 		return false
-	case passing(err):
-		f.missed(a, fmt.Errorf("fetch %s@%d from %s: %w", a.l.tp, a.from, f.c.spec.Source, err))
-		return false
-	default:
+	case errors.Is(err, kafka.TopicAuthorizationFailed):
 		if a.l.current(a.term) {
-			a.l.stop(fmt.Errorf("fetch %s@%d from %s: %w", a.l.tp, a.from, f.c.spec.Source, err))
+			a.l.stop(fmt.Errorf("fetch %s from %s: %w; allow the principal to read the topic, then ask for the link again", a.l.tp, f.c.spec.Source, err))
 		}
+		return false
+	default: // reading does no harm, however often
+		f.missed(a, fmt.Errorf("fetch %s@%d from %s: %w", a.l.tp, a.from, f.c.spec.Source, err))
 		return false
 	}
 	a.l.mu.Lock()
