@@ -1,0 +1,148 @@
+package fleet_test
+
+import (
+	"context"
+	"testing"
+	"time"
+
+	"github.com/starferry/starferry"
+	"github.com/starferry/starferry/control"
+	"github.com/starferry/starferry/control/consumer"
+	"github.com/starferry/starferry/control/fleet"
+	"github.com/starferry/starferry/control/switchover"
+	"github.com/stretchr/testify/require"
+)
+
+// running is a world with traffic and two instances at work.
+func running(t *testing.T) (w *world, stop func()) {
+	w = newWorld(t, 4)
+	stop = w.traffic()
+	w.instance("i1")
+	w.instance("i2")
+	require.Eventually(t, func() bool { return w.handledOn(w.old) > 50 }, patience, 10*time.Millisecond)
+	return w, stop
+}
+
+func (w *world) nothingLost(stop func()) {
+	stop()
+	lost, twice := w.settled()
+	require.Zero(w.t, lost)
+	require.Zero(w.t, twice)
+}
+
+func (w *world) consumesOn(c starferry.Cluster) {
+	before := w.handledOn(c)
+	require.Eventually(w.t, func() bool { return w.handledOn(c) > before+50 }, patience, 10*time.Millisecond, "nothing is handled on %s", c.Name)
+}
+
+func TestASwitchThatIsStoppedIsUndoneInEveryPhase(t *testing.T) {
+	for _, phase := range []string{"prepare", "drain", "seed", "decide"} {
+		t.Run(phase, func(t *testing.T) {
+			w, stop := running(t)
+			ctx, cancel := context.WithCancel(t.Context())
+			o := w.order(w.old, w.new, "run-1")
+			o.Progress = func(at, _ string) {
+				if at == phase {
+					cancel()
+				}
+			}
+			_, err := w.fleet.Switch(ctx, o)
+			home := w.old
+			if err == nil {
+				home = w.new // the decision had been made when the word came
+			} else {
+				var f switchover.Failure
+				require.ErrorAs(t, err, &f)
+				require.Contains(t, f.Stands, "lives on old")
+			}
+			w.consumesOn(home)
+			w.switched(home, map[starferry.ClusterName]starferry.Cluster{w.old.Name: w.new, w.new.Name: w.old}[home.Name], "run-2")
+			w.nothingLost(stop)
+		})
+	}
+}
+
+func TestAMemberWithoutALeaseIsNamed(t *testing.T) {
+	w, stop := running(t)
+	silent, err := consumer.Open(t.Context(), consumer.Config{
+		Group: w.group, Topics: []starferry.Topic{w.topic}, Clusters: []starferry.Cluster{w.old}, Instance: "forgotten",
+		Start: consumer.Earliest, CommitInterval: 20 * time.Millisecond, SessionTimeout: 6 * time.Second, HeartbeatInterval: 100 * time.Millisecond,
+	}, w.handle)
+	require.NoError(t, err)
+	defer func() { require.NoError(t, silent.Close(context.Background())) }()
+	require.Eventually(t, func() bool {
+		v, err := w.fleet.Group(t.Context(), w.group)
+		return err == nil && len(v.On[w.old.Name].Group.Members) == 3 && v.On[w.old.Name].Group.State == "Stable"
+	}, patience, 20*time.Millisecond)
+	o := w.order(w.old, w.new, "run-1")
+	o.Patience = 300 * time.Millisecond
+	_, err = w.fleet.Switch(t.Context(), o)
+	require.ErrorContains(t, err, "forgotten")
+	require.ErrorContains(t, err, "lives on old")
+	_, err = w.fleet.Throttle(contextFor(t, time.Second), fleet.ThrottleOrder{Group: w.group, Rate: 1000, By: "ann"})
+	require.ErrorContains(t, err, "forgotten")
+	w.nothingLost(stop)
+}
+
+func contextFor(t *testing.T, d time.Duration) context.Context {
+	ctx, cancel := context.WithTimeout(t.Context(), d)
+	t.Cleanup(cancel)
+	return ctx
+}
+
+func TestAnotherAgentFinishesWhatADeadOneHasBegun(t *testing.T) {
+	w, stop := running(t)
+	o := w.order(w.old, w.new, "run-1")
+	_, err := w.store.PutPlacement(t.Context(), control.Placement{Group: w.group, Epoch: 1, Phase: control.Drain, Active: w.old.Name, Target: w.new.Name,
+		Link: o.Link, DrainDeadlineMS: 10_000, Token: "run-1", By: "the dead agent"}, 0)
+	require.NoError(t, err)
+	r := w.switched(w.old, w.new, "run-1")
+	require.Equal(t, starferry.Epoch(1), r.Epoch)
+	w.consumesOn(w.new)
+	w.nothingLost(stop)
+}
+
+func TestSettingsAreAcknowledgedByEveryone(t *testing.T) {
+	w, stop := running(t)
+	r, err := w.fleet.Throttle(t.Context(), fleet.ThrottleOrder{Group: w.group, Rate: 5000, By: "ann", Why: "test"})
+	require.NoError(t, err)
+	require.Equal(t, []string{"i1", "i2"}, r.Instances)
+	require.Nil(t, r.Before.Throttle)
+
+	stop()
+	w.settled()
+	// records 10 ahead of the end are passed before they are written
+	next := starferry.Offset(w.wrote)
+	s, err := w.fleet.Skip(t.Context(), fleet.SkipOrder{Group: w.group, Partition: w.tp(1), Range: starferry.Range{From: next + 2, To: next + 5}, By: "ann", Token: "s1"})
+	require.NoError(t, err)
+	again, err := w.fleet.Skip(t.Context(), fleet.SkipOrder{Group: w.group, Partition: w.tp(1), Range: starferry.Range{From: next + 2, To: next + 5}, By: "ann", Token: "s1"})
+	require.NoError(t, err)
+	require.Equal(t, s.Revision, again.Revision, "the same token must not skip again")
+	handled := func() int { w.mu.Lock(); defer w.mu.Unlock(); return len(w.handled) }
+	for range 10 {
+		w.produce()
+	}
+	want := w.wrote*w.partitions - 3
+	require.Eventually(t, func() bool { return handled() >= want }, patience, 10*time.Millisecond)
+	require.Equal(t, want, handled())
+	u, err := w.fleet.Unskip(t.Context(), w.group, s.ID, "ann", "test")
+	require.NoError(t, err)
+	require.Len(t, u.Before.Skips, 1)
+	v, _, err := w.fleet.Settings(t.Context(), w.group)
+	require.NoError(t, err)
+	require.Empty(t, v.Skips)
+}
+
+func TestSkipsMoveWithTheGroup(t *testing.T) {
+	w, stop := running(t)
+	stop()
+	w.settled()
+	// the handlers are ahead of nothing: the skip lies beyond what was handled
+	next := starferry.Offset(w.wrote)
+	_, err := w.fleet.Skip(t.Context(), fleet.SkipOrder{Group: w.group, Partition: w.tp(2), Range: starferry.Range{From: next - 1, To: next}, By: "ann", Token: "past"})
+	require.NoError(t, err)
+	w.switched(w.old, w.new, "run-1")
+	v, _, err := w.fleet.Settings(t.Context(), w.group)
+	require.NoError(t, err)
+	require.Len(t, v.Skips, 1, "a skip that lies behind the cut stays behind")
+}
