@@ -63,19 +63,17 @@ func newTypes(c Clusters) typeSet {
 // clusterType takes names of configured clusters and says which there are.
 func clusterType(c Clusters) *scripting.Type {
 	t := scripting.NamedType("cluster", "a cluster of the configuration", "old")
-	named := t.Parse
-	t.Parse = func(v any) (any, error) {
-		name, err := named(v)
-		if err != nil || c == nil {
-			return name, err
+	t.Check = func(v any) error {
+		if c == nil {
+			return nil
 		}
 		names := c.Names()
 		for _, n := range names {
-			if string(n) == name {
-				return name, nil
+			if string(n) == v {
+				return nil
 			}
 		}
-		return nil, fmt.Errorf("no cluster %q in the configuration; there are %v", name, names)
+		return fmt.Errorf("no cluster %q in the configuration; there are %v", v, names)
 	}
 	t.Attrs = func(v any) map[string]any { return map[string]any{"name": v} }
 	return t

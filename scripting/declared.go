@@ -207,7 +207,7 @@ func (p *Program) bindParams(text map[string]string) (Args, error) {
 		given, ok := text[d.Name]
 		switch {
 		case ok:
-			v, err := d.Type.Parse(given)
+			v, err := d.Type.take(given)
 			if err != nil {
 				return nil, usagef("script %s: parameter %s: %v", p.file, d.Name, err)
 			}
@@ -215,6 +215,9 @@ func (p *Program) bindParams(text map[string]string) (Args, error) {
 		case d.Required:
 			return nil, usagef("script %s: parameter %s (%s) is required: give it with -p %s=%s", p.file, d.Name, d.Doc, d.Name, d.Type.Example)
 		case d.Default != nil:
+			if _, err := d.Type.take(d.Default); err != nil {
+				return nil, usagef("script %s: parameter %s: its default does not fit: %v; give it with -p %s=...", p.file, d.Name, err, d.Name)
+			}
 			out[d.Name] = d.Default
 		}
 	}

@@ -81,7 +81,7 @@ func typeValue(reg *Registry, t *Type) starlark.Value {
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", t.Name, err)
 		}
-		c, err := t.Parse(p)
+		c, err := t.take(p)
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", t.Name, err)
 		}

@@ -21,6 +21,10 @@ type Type struct {
 	// map[string]any, or Typed) into the canonical form, which JSON can hold.
 	// Text from a command line must parse too. Its error says what is wanted.
 	Parse func(v any) (any, error)
+	// Check says what is wrong with a well-formed value in the world at hand,
+	// such as a cluster that is not configured. Nil: nothing can be. Defaults of
+	// parameters are checked only when they are used.
+	Check func(canonical any) error
 	// Attrs gives the attributes of a value in scripts. Nil: the value is its
 	// canonical form itself (a string, a number, a list).
 	Attrs func(canonical any) map[string]any
@@ -35,6 +39,15 @@ type Typed struct {
 // Types are the types that know nothing of Kafka. Package builtins adds its own.
 func Types() []*Type {
 	return []*Type{StringType(), IntType(), FloatType(), BoolType(), ListType(), AnyType(), DurationType(), RateType(), SizeType()}
+}
+
+// take parses and checks.
+func (t *Type) take(v any) (any, error) {
+	c, err := t.Parse(v)
+	if err == nil && t.Check != nil {
+		err = t.Check(c)
+	}
+	return c, err
 }
 
 func plainText(v any) (string, bool) {

@@ -110,7 +110,7 @@ func (b *Builtin) parse(plain map[string]any) (Args, error) {
 		if v == nil {
 			continue
 		}
-		c, err := p.Type.Parse(v)
+		c, err := p.Type.take(v)
 		if err != nil {
 			return nil, fmt.Errorf("%s: argument %s: %w", b.Name, p.Name, err)
 		}

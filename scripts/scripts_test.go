@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -55,6 +57,7 @@ func TestMoveGroupThereAndBack(t *testing.T) {
 	require.Empty(t, s.Held)
 }
 
+// Guarantee 6: A plan changes nothing
 func TestPlanOfMoveWritesNothing(t *testing.T) {
 	w := memory.New()
 	j := scripting.NewMemoryJournal()
@@ -67,6 +70,11 @@ func TestPlanOfMoveWritesNothing(t *testing.T) {
 	require.Empty(t, runs)
 
 	text := plan.String()
+	readme, err := os.ReadFile("README.md")
+	require.NoError(t, err)
+	for _, line := range strings.Split(text, "\n") {
+		require.Contains(t, string(readme), line, "the plan that README.md shows")
+	}
 	require.Equal(t, 2, plan.Counts[scripting.WillDo], text)
 	require.Zero(t, plan.Counts[scripting.FailsNow], text)
 	require.Contains(t, text, "make link old-new: copy 2 topics (5 partitions) from old to new")
@@ -106,6 +114,15 @@ func TestLockIsHeldByAnUnfinishedRun(t *testing.T) {
 	require.ErrorContains(t, err, "held by run r1")
 }
 
+func TestClustersOfOtherNames(t *testing.T) {
+	w := memory.New()
+	r := runner(t, w, scripting.NewMemoryJournal())
+	p := shipped(t, r, "move_group.star")
+	_, err := r.Plan(context.Background(), p, map[string]string{"target": "dc2"})
+	require.Equal(t, scripting.ExitUsage, scripting.ExitCode(err))
+	require.ErrorContains(t, err, `no cluster "dc2" in the configuration; there are [new old]`)
+}
+
 // killed fails every append from the given one on, as a crash does. With
 // lost, the last record reaches the journal but its writer never hears of it.
 type killed struct {
@@ -132,6 +149,8 @@ func (k *killed) Append(ctx context.Context, after uint64, r scripting.Record) (
 // TestCrashSweep kills the agent at every journal record of a move, of its
 // rollback, and of a move that fails and undoes itself; another one takes up.
 // The end is the same each time, and no effect of one step happened twice.
+//
+// Guarantee 5: A run survives kill −9 of the agent at any point
 func TestCrashSweep(t *testing.T) {
 	for _, story := range []struct {
 		name  string
