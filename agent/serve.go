@@ -39,6 +39,13 @@ func (a *Agent) serve() error {
 			}
 			return a.Status(ctx, r.Run)
 		},
+		api.SubjectHistory: func(ctx context.Context, data []byte) (any, error) {
+			var r api.NameRequest
+			if err := request(data, &r); err != nil {
+				return nil, err
+			}
+			return a.runner("", nil).History(ctx, r.Run)
+		},
 	}
 	for subject, handle := range handlers {
 		_, err := a.nc.QueueSubscribe(subject, api.Queue, func(m *nats.Msg) {

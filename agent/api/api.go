@@ -31,6 +31,7 @@ const (
 	SubjectRollback = "starferry.agent.rollback"
 	SubjectRuns     = "starferry.agent.runs"
 	SubjectStatus   = "starferry.agent.status"
+	SubjectHistory  = "starferry.agent.history"
 )
 
 // SubjectOwner is answered by the agent that carries out a run.

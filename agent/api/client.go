@@ -86,6 +86,13 @@ func (c *Client) Status(ctx context.Context, run string) (scripting.Status, erro
 	return a, err
 }
 
+// History returns a run's journal as events, for people.
+func (c *Client) History(ctx context.Context, run string) ([]scripting.Event, error) {
+	var a []scripting.Event
+	err := c.ask(ctx, SubjectHistory, NameRequest{Run: run}, &a)
+	return a, err
+}
+
 // Owner asks who carries out a run; nobody is ErrNoAgent.
 func Owner(ctx context.Context, nc *nats.Conn, run string) (Progress, error) {
 	ctx, cancel := context.WithTimeout(ctx, askWithin)

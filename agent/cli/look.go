@@ -286,3 +286,34 @@ func (c *cli) showStatus(s scripting.Status) error {
 	}
 	return nil
 }
+
+func (c *cli) journalCommand() *cobra.Command {
+	var json bool
+	cmd := &cobra.Command{
+		Use: "journal RUN", GroupID: "runs", Short: "every step of a run, as its journal has it",
+		Example: "  starferry journal move-group-3f9a1c", Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			client, err := c.client()
+			if err != nil {
+				return err
+			}
+			defer client.Conn.Close()
+			ctx, cancel := context.WithTimeout(cmd.Context(), askWithin)
+			defer cancel()
+			events, err := client.History(ctx, args[0])
+			if err != nil {
+				return err
+			}
+			p := &progress{w: c.Out, colour: c.colour() && terminal(c.Out)}
+			if json {
+				p.json = c.Out
+			}
+			for _, e := range events {
+				p.show(e)
+			}
+			return nil
+		},
+	}
+	cmd.Flags().BoolVar(&json, "json", false, "one JSON object a line")
+	return cmd
+}

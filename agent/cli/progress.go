@@ -118,7 +118,7 @@ func describe(e scripting.Event) string {
 	case scripting.PhaseStarted, scripting.PhaseDone, scripting.PhaseFailed, scripting.PhaseUndone:
 		return join("phase "+e.Phase, map[scripting.Kind]string{
 			scripting.PhaseStarted: "began", scripting.PhaseDone: "done", scripting.PhaseFailed: "failed", scripting.PhaseUndone: "undone",
-		}[e.Kind], text)
+		}[e.Kind], e.Error)
 	case scripting.Intent:
 		return join("  "+call, text)
 	case scripting.Done:

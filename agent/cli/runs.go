@@ -92,6 +92,8 @@ func (c *cli) planCommand() *cobra.Command {
 	var json bool
 	cmd := &cobra.Command{
 		Use: "plan SCRIPT", GroupID: "runs", Short: "show what a script would do now; writes nothing",
+		Long: `Plan runs the script with real reads and predicted effects, and shows what each
+call would do. It writes nothing anywhere. Exit code 3 if a check fails now.`,
 		Example: `  starferry plan scripts/move_group.star -p group=orders`,
 		Args:    cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -113,8 +115,13 @@ func (c *cli) planCommand() *cobra.Command {
 			if json {
 				return asJSON(c.Out, plan.Plan)
 			}
-			_, err = fmt.Fprintln(c.Out, strings.TrimRight(plan.Text, "\n"))
-			return err
+			if _, err = fmt.Fprintln(c.Out, strings.TrimRight(plan.Text, "\n")); err != nil {
+				return err
+			}
+			if plan.Plan.Counts[scripting.FailsNow] > 0 {
+				return &exitError{scripting.ExitUnmet}
+			}
+			return nil
 		},
 	}
 	cmd.Flags().StringArrayVarP(&flags, "param", "p", nil, "parameter of the script, NAME=VALUE; may be repeated")

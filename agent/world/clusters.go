@@ -84,11 +84,13 @@ func (w *Clusters) Describe(ctx context.Context, name starferry.ClusterName) (bu
 		return builtins.ClusterInfo{}, fmt.Errorf("reach cluster %s: %w", name, err)
 	}
 	info := builtins.ClusterInfo{Name: name, ID: meta.ClusterID, Brokers: len(meta.Brokers), Version: "unknown"}
-	answer, err := c.Do(ctx, kmsg.NewPtrApiVersionsRequest())
+	ask := kmsg.NewPtrApiVersionsRequest()
+	ask.ClientSoftwareName, ask.ClientSoftwareVersion = "starferry", "1" // brokers refuse empty ones (KIP-511)
+	answer, err := c.Do(ctx, ask)
 	if err != nil {
 		return builtins.ClusterInfo{}, fmt.Errorf("ask cluster %s for its version: %w", name, err)
 	}
-	if v, ok := answer.(*kmsg.ApiVersionsResponse); ok {
+	if v, ok := answer.(*kmsg.ApiVersionsResponse); ok && v.ErrorCode == 0 {
 		info.Version = release(kversion.FromApiVersionsResponse(v).VersionGuess())
 	}
 	return info, nil
