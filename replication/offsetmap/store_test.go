@@ -442,3 +442,29 @@ func FuzzDecodeBlock(f *testing.F) {
 		require.Equal(t, b, back)
 	})
 }
+
+func TestAdditionsDuringAFlushAreNotLost(t *testing.T) {
+	s := openStore(t, t.TempDir())
+	l := openLane(t, s, key(1))
+	require.NoError(t, l.Reset(0, 0))
+	compacted(t, l, 200)
+	require.NoError(t, s.write(l.gather()))
+	compacted(t, l, 200)
+	l.flushed()
+	require.NoError(t, l.Close())
+	source, target := openLane(t, s, key(1)).Next()
+	require.Equal(t, []starferry.Offset{800, 400}, []starferry.Offset{source, target})
+}
+
+func TestResetForgetsWhatWasRead(t *testing.T) {
+	s := openStore(t, t.TempDir())
+	l := openLane(t, s, key(1))
+	for _, target := range []starferry.Offset{0, 5000} {
+		require.NoError(t, l.Reset(0, target))
+		compacted(t, l, 200)
+		require.NoError(t, l.Flush())
+		a, err := l.Forward(2)
+		require.NoError(t, err)
+		require.Equal(t, starferry.Answer{Offset: target + 1, Status: starferry.Exact}, a)
+	}
+}
