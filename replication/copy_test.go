@@ -33,14 +33,14 @@ func TestRecordsAreCopiedByteForByte(t *testing.T) {
 	topic := w.topic(3, nil)
 	for p := range 3 {
 		for b := range 5 {
-			kafkatest.Produce(t, w.src, topic, starferry.Partition(p), numbered(1000*p+100*b, 20)...)
+			w.put(topic, starferry.Partition(p), numbered(1000*p+100*b, 20)...)
 		}
 	}
 	w.shard("s1", t.TempDir())
 	e := w.link(topic)
 	require.True(t, e.Created)
 	require.Equal(t, []starferry.Topic{topic}, e.Added)
-	kafkatest.Produce(t, w.src, topic, 1, numbered(5000, 3)...)
+	w.put(topic, 1, numbered(5000, 3)...)
 	w.caughtUp()
 	for p := range 3 {
 		source := kafkatest.Records(t, w.src, topic, starferry.Partition(p))
@@ -56,11 +56,11 @@ func TestANewRecordArrivesSoon(t *testing.T) {
 	w.shard("s1", t.TempDir())
 	w.link(topic)
 	tp := starferry.TopicPartition{Topic: topic}
-	kafkatest.Produce(t, w.src, topic, 0, numbered(0, 1)...)
+	w.put(topic, 0, numbered(0, 1)...)
 	w.translate(starferry.Forward, starferry.Cut{tp: {Next: 1}})
 	var took []time.Duration
 	for i := 1; i <= 10; i++ {
-		kafkatest.Produce(t, w.src, topic, 0, numbered(i, 1)...)
+		w.put(topic, 0, numbered(i, 1)...)
 		began := time.Now()
 		got := w.translate(starferry.Forward, starferry.Cut{tp: {Next: starferry.Offset(i + 1)}})
 		took = append(took, time.Since(began))
@@ -74,10 +74,10 @@ func TestTransactionsLeaveHoles(t *testing.T) {
 	w := newWorld(t)
 	topic := w.topic(1, nil)
 	tp := starferry.TopicPartition{Topic: topic}
-	kafkatest.Produce(t, w.src, topic, 0, numbered(0, 5)...)             // 0–4
+	w.put(topic, 0, numbered(0, 5)...)                                   // 0–4
 	kafkatest.ProduceTxn(t, w.src, topic, 0, true, numbered(5, 5)...)    // 5–9, marker 10
 	kafkatest.ProduceTxn(t, w.src, topic, 0, false, numbered(100, 5)...) // 11–15, marker 16
-	kafkatest.Produce(t, w.src, topic, 0, numbered(10, 5)...)            // 17–21
+	w.put(topic, 0, numbered(10, 5)...)                                  // 17–21
 	kafkatest.ProduceTxn(t, w.src, topic, 0, false, numbered(200, 2)...) // 22–23, marker 24
 	w.shard("s1", t.TempDir())
 	w.link(topic)

@@ -14,11 +14,8 @@ import (
 	"github.com/starferry/starferry/internal/kafkatest"
 )
 
-// faulty is a world of two fakes whose faults the test commands.
+// faulty is a world of two fakes, whatever else runs: only they fail on command.
 func faulty(t *testing.T) (w *world, src, tgt *kfake.Cluster) {
-	if kafkatest.Real() {
-		t.Skip("commanded faults need the fake; the chaos harness does this to real brokers")
-	}
 	src, s := kafkatest.Fake(t, "old")
 	tgt, g := kafkatest.Fake(t, "new")
 	return worldOf(t, s, g), src, tgt
@@ -77,6 +74,7 @@ func TestTroubleOnBothSides(t *testing.T) {
 	)
 	for range 5 {
 		before := w.status().Lanes[0].SourceNext
+		src.ShufflePartitionLeaders()
 		tgt.ShufflePartitionLeaders()
 		tgt.ControlKey(int16(kmsg.Produce), func(kmsg.Request) (kmsg.Response, error, bool) {
 			return nil, errors.New("connection cut by the test"), true
@@ -88,8 +86,7 @@ func TestTroubleOnBothSides(t *testing.T) {
 	}
 	require.Positive(t, h.Hits())
 	stop()
-	src.ShufflePartitionLeaders()
-	kafkatest.Produce(t, w.src, topic, 0, numbered(0, 3)...)
+	w.put(topic, 0, numbered(0, 3)...)
 	w.everythingIsThere(topic, 4)
 }
 
@@ -99,8 +96,8 @@ func TestALaneThatCannotGoOnSaysSo(t *testing.T) {
 	topic := w.topic(2, nil)
 	w.shard("s", t.TempDir())
 	w.link(topic)
-	kafkatest.Produce(t, w.src, topic, 0, numbered(0, 5)...)
-	kafkatest.Produce(t, w.src, topic, 1, numbered(0, 5)...)
+	w.put(topic, 0, numbered(0, 5)...)
+	w.put(topic, 1, numbered(0, 5)...)
 	w.caughtUp()
 	require.NoError(t, src.DeleteTopic(string(topic)))
 	require.NoError(t, src.CreateTopic(string(topic), 2, nil))
@@ -115,14 +112,14 @@ func TestALaneThatCannotGoOnSaysSo(t *testing.T) {
 func TestRetentionThatOvertakesIsTold(t *testing.T) {
 	w, src, _ := faulty(t)
 	topic := w.topic(1, nil)
-	kafkatest.Produce(t, w.src, topic, 0, numbered(0, 5)...)
+	w.put(topic, 0, numbered(0, 5)...)
 	dir := t.TempDir()
 	s := w.shard("s", dir)
 	w.link(topic)
 	w.caughtUp()
 	require.NoError(t, s.Close())
-	kafkatest.Produce(t, w.src, topic, 0, numbered(5, 10)...)
-	kafkatest.Produce(t, w.src, topic, 0, numbered(15, 10)...)
+	w.put(topic, 0, numbered(5, 10)...)
+	w.put(topic, 0, numbered(15, 10)...)
 	require.NoError(t, src.DeleteRecords(string(topic), 0, 15))
 	w.shard("s", dir)
 	require.Eventually(t, func() bool { return w.status().Lanes[0].State == Stopped }, patience, 50*time.Millisecond)
@@ -134,8 +131,8 @@ func TestTooLargeABatchIsTold(t *testing.T) {
 	w, _, tgt := faulty(t)
 	topic := w.topic(1, nil)
 	require.NoError(t, tgt.CreateTopic(string(topic), 1, map[string]string{"max.message.bytes": "500"}))
-	kafkatest.Produce(t, w.src, topic, 0, numbered(0, 3)...)
-	kafkatest.Produce(t, w.src, topic, 0, numbered(3, 100)...)
+	w.put(topic, 0, numbered(0, 3)...)
+	w.put(topic, 0, numbered(3, 100)...)
 	w.shard("s", t.TempDir())
 	_, _ = w.ensure(topic) // tells it too, if it is soon enough
 	require.Eventually(t, func() bool { return w.status().Lanes[0].State == Stopped }, patience, 50*time.Millisecond)

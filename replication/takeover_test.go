@@ -24,7 +24,7 @@ func (w *world) traffic(topic starferry.Topic, partitions int) (stop func()) {
 	wg.Go(func() {
 		for n := 0; ctx.Err() == nil; n += 3 {
 			for p := range partitions {
-				kafkatest.Produce(w.t, w.src, topic, starferry.Partition(p), numbered(n, 3)...)
+				w.put(topic, starferry.Partition(p), numbered(n, 3)...)
 			}
 			_ = wait(ctx, 2*time.Millisecond)
 		}
@@ -122,10 +122,10 @@ func TestALostMapIsRebuilt(t *testing.T) {
 	dir := t.TempDir()
 	put := func(from int) {
 		for p := range starferry.Partition(2) {
-			kafkatest.Produce(t, w.src, topic, p, numbered(from, 7)...)
+			w.put(topic, p, numbered(from, 7)...)
 			kafkatest.ProduceTxn(t, w.src, topic, p, true, numbered(from+7, 3)...)
 			kafkatest.ProduceTxn(t, w.src, topic, p, false, numbered(from+900, 3)...)
-			kafkatest.Produce(t, w.src, topic, p, numbered(from+10, 2)...)
+			w.put(topic, p, numbered(from+10, 2)...)
 		}
 	}
 	for round := range 3 {
@@ -175,7 +175,7 @@ func TestTheOldOwnerIsRefused(t *testing.T) {
 	w := newWorld(t)
 	topic := w.topic(1, nil)
 	tp := starferry.TopicPartition{Topic: topic}
-	kafkatest.Produce(t, w.src, topic, 0, numbered(0, 5)...)
+	w.put(topic, 0, numbered(0, 5)...)
 	s := w.shard("s", t.TempDir())
 	w.link(topic)
 	w.caughtUp()
@@ -192,7 +192,7 @@ func TestTheOldOwnerIsRefused(t *testing.T) {
 	tgt := kafkatest.Open(t, w.tgt)
 	_, err := kafkatest.ProduceBatch(tgt, tp, "", late)
 	require.ErrorIs(t, err, kafka.InvalidProducerEpoch)
-	kafkatest.Produce(t, w.src, topic, 0, numbered(5, 5)...)
+	w.put(topic, 0, numbered(5, 5)...)
 	w.everythingIsThere(topic, 1)
 }
 
@@ -201,17 +201,17 @@ func TestForeignRecordsArePassedOver(t *testing.T) {
 	w := newWorld(t)
 	topic := w.topic(1, nil)
 	tp := starferry.TopicPartition{Topic: topic}
-	kafkatest.Produce(t, w.src, topic, 0, numbered(0, 5)...)
+	w.put(topic, 0, numbered(0, 5)...)
 	s := w.shard("s", t.TempDir())
 	w.link(topic)
 	w.caughtUp()
 	kafkatest.Produce(t, w.tgt, topic, 0, numbered(700, 4)...)
-	kafkatest.Produce(t, w.src, topic, 0, numbered(5, 5)...)
+	w.put(topic, 0, numbered(5, 5)...)
 	w.caughtUp()
 	require.NoError(t, s.Close())
 	w.shard("s", t.TempDir())
 	w.link(topic)
-	kafkatest.Produce(t, w.src, topic, 0, numbered(10, 5)...)
+	w.put(topic, 0, numbered(10, 5)...)
 	w.caughtUp()
 	target := kafkatest.Records(t, w.tgt, topic, 0)
 	require.Len(t, target, 19)
@@ -230,7 +230,7 @@ func TestNewPartitionsAreFollowed(t *testing.T) {
 	w.link(topic)
 	src := kafkatest.Open(t, w.src)
 	require.NoError(t, follow(context.Background(), src, topic, 1, 3))
-	kafkatest.Produce(t, w.src, topic, 2, numbered(0, 5)...)
+	w.put(topic, 2, numbered(0, 5)...)
 	require.Eventually(t, func() bool { return len(w.status().Lanes) == 3 }, patience, 50*time.Millisecond)
 	w.everythingIsThere(topic, 3)
 }

@@ -2,9 +2,11 @@ package replication
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"os"
+	"sync"
 	"testing"
 	"time"
 
@@ -28,6 +30,9 @@ type world struct {
 	nc       *nats.Conn
 	client   *Client
 	log      *slog.Logger
+
+	once sync.Once
+	wire *wire.Cluster // the source's, once put has opened it
 }
 
 func newWorld(t *testing.T) *world {
@@ -172,4 +177,21 @@ func (w *world) topic(partitions int, configs map[string]string) starferry.Topic
 		}
 	})
 	return t
+}
+
+// put writes records to the source as one batch. A leader that has moved has
+// written nothing, so it is asked again; every other error fails the test.
+func (w *world) put(topic starferry.Topic, p starferry.Partition, records ...kafka.Message) {
+	w.once.Do(func() { w.wire = kafkatest.Open(w.t, w.src) })
+	tp := starferry.TopicPartition{Topic: topic, Partition: p}
+	b := kafkatest.Batch(records, wire.Producer{ID: -1, Epoch: -1}, -1, false)
+	for end := time.Now().Add(patience); ; {
+		_, err := kafkatest.ProduceBatch(w.wire, tp, "", b)
+		if !errors.Is(err, kafka.NotLeaderForPartition) && !errors.Is(err, kafka.UnknownTopicOrPartition) || time.Now().After(end) {
+			require.NoError(w.t, err)
+			return
+		}
+		w.wire.Forget(topic)
+		_ = wait(context.Background(), 10*time.Millisecond)
+	}
 }

@@ -212,6 +212,31 @@ func TestDamageIsRefused(t *testing.T) {
 	require.NoError(t, l.Reset(0, 0))
 }
 
+// A block that is whole in itself, and covers the same offsets, but is of
+// another history: only the chain can tell.
+func TestForeignBlockIsRefused(t *testing.T) {
+	history := func(why starferry.Reason) (*Store, []entry) {
+		s := openStore(t, t.TempDir())
+		l := openLane(t, s, key(1))
+		require.NoError(t, l.Reset(0, 0))
+		compacted(t, l, 100)
+		source, _ := l.Next()
+		require.NoError(t, l.Append(Run{source, 100, 1}))
+		require.NoError(t, l.Hole(source+1, source+2, why))
+		compacted(t, l, 100)
+		require.NoError(t, l.Close())
+		return s, stored(t, s, key(1))
+	}
+	s, ours := history(starferry.Control)
+	_, theirs := history(starferry.Aborted)
+	require.Equal(t, ours[2].key, theirs[2].key)
+	require.NotEqual(t, ours[2].value, theirs[2].value)
+	require.NoError(t, s.write(theirs[2:3]))
+	_, err := s.Lane(key(1))
+	require.ErrorIs(t, err, ErrDamaged)
+	require.ErrorContains(t, err, "does not continue")
+}
+
 func TestDamageWhileOpenIsUnknown(t *testing.T) {
 	s := openStore(t, t.TempDir())
 	l := openLane(t, s, key(1))
