@@ -71,7 +71,7 @@ func newProducer(ctx context.Context, c *wire.Cluster, topics []topicPlan, rate 
 		cluster: c, log: log, rate: rate, topics: topics, byTopic: map[starferry.Topic][]*outLane{},
 		stop: make(chan struct{}), done: make(chan struct{}),
 	}
-	own, err := c.InitProducer(ctx, "", time.Minute, wire.Producer{ID: -1, Epoch: -1})
+	own, err := identify(ctx, c)
 	if err != nil {
 		return nil, fmt.Errorf("start the demo's producer: %w", err)
 	}
@@ -95,6 +95,25 @@ func newProducer(ctx context.Context, c *wire.Cluster, topics []topicPlan, rate 
 		}
 	}
 	return p, nil
+}
+
+// identify gets a producer id. A broker that has just started has none to give
+// for a moment (COORDINATOR_LOAD_IN_PROGRESS).
+func identify(ctx context.Context, c *wire.Cluster) (wire.Producer, error) {
+	tick := time.NewTicker(20 * produceEvery)
+	defer tick.Stop()
+	for {
+		own, err := c.InitProducer(ctx, "", time.Minute, wire.Producer{ID: -1, Epoch: -1})
+		var code kafka.Error
+		if err == nil || !errors.As(err, &code) || !code.Temporary() {
+			return own, err
+		}
+		select {
+		case <-ctx.Done():
+			return own, err
+		case <-tick.C:
+		}
+	}
 }
 
 // run writes until finish is called, then waits for the last answers. It

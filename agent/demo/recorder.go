@@ -171,20 +171,23 @@ func (r *recorder) switches() []pauses {
 	}
 }
 
-// ordinary is the spacing of records without any switch, p50 in milliseconds:
-// what a pause has to be compared with.
+// ordinary is the mean time between two records of a partition without any
+// switch, in milliseconds: what a pause has to be compared with.
 func (r *recorder) ordinary() float64 {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	var all []time.Duration
+	var sum time.Duration
+	n := 0
 	for _, l := range r.lanes {
-		all = append(all, l.spacing...)
+		for _, d := range l.spacing {
+			sum += d
+		}
+		n += len(l.spacing)
 	}
-	if len(all) == 0 {
+	if n == 0 {
 		return 0
 	}
-	slices.Sort(all)
-	return millis(all[len(all)/2])
+	return millis(sum / time.Duration(n))
 }
 
 func millis(d time.Duration) float64 {

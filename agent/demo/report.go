@@ -18,8 +18,8 @@ type Report struct {
 
 	Switches int      `json:"switches"`
 	Pauses   []pauses `json:"pauses_ms"`
-	// Spacing is the time between two records of a partition without a switch,
-	// p50 in milliseconds: a pause includes it.
+	// Spacing is the mean time between two records of a partition without a
+	// switch, in milliseconds: a pause includes it.
 	Spacing float64 `json:"spacing_ms"`
 	// Exact is true if every translated position is that of the same record.
 	Exact          bool    `json:"exact"`
