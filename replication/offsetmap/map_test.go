@@ -380,3 +380,16 @@ func TestMapRefusesWhatDoesNotFollow(t *testing.T) {
 	source, target := m.Next()
 	require.Equal(t, []starferry.Offset{10, 20}, []starferry.Offset{source, target}, "nothing was added")
 }
+
+func TestRangeOverUnknownCopiesIsUnknown(t *testing.T) {
+	var m Map
+	require.NoError(t, m.Reset(0, 0))
+	require.NoError(t, m.Append(Run{0, 0, 5}))
+	require.NoError(t, m.MarkUnknown(5, 8)) // its copies may be at 5 and 6
+	require.NoError(t, m.Append(Run{8, 7, 5}))
+	for r, final := range map[starferry.Range]bool{{From: 3, To: 5}: true, {From: 7, To: 9}: true, {From: 3, To: 6}: false, {From: 6, To: 9}: false} {
+		got, err := m.TranslateBack(starferry.Place{Next: 2, Handled: []starferry.Range{r}})
+		require.NoError(t, err)
+		require.Equal(t, final, got.Final(), "%v", r)
+	}
+}
