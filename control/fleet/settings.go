@@ -191,7 +191,11 @@ func (f *Fleet) acknowledged(ctx context.Context, g starferry.Group, rev uint64)
 	ctx, cancel := context.WithTimeout(ctx, ackLimit)
 	defer cancel()
 	var names, missing []string
+	done := false // a change that comes in while the watch ends is of no interest
 	err := f.c.Store.WatchLeases(ctx, g, func(ls []control.Lease, err error) {
+		if done {
+			return
+		}
 		names, missing = nil, nil
 		if err != nil {
 			missing = append(missing, err.Error())
@@ -206,10 +210,11 @@ func (f *Fleet) acknowledged(ctx context.Context, g starferry.Group, rev uint64)
 			return
 		}
 		if missing = f.strangers(ctx, g, ls); len(missing) == 0 {
+			done = true
 			cancel()
 		}
 	})
-	if err != nil && names == nil && missing == nil && ctx.Err() != context.Canceled {
+	if !done && len(missing) == 0 {
 		missing = []string{"NATS, which has shown no lease: " + err.Error()}
 	}
 	if len(missing) > 0 {

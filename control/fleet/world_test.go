@@ -2,6 +2,7 @@ package fleet_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"os"
@@ -102,9 +103,26 @@ func (w *world) produce() {
 	n := w.wrote
 	w.wrote++
 	for p := range w.partitions {
-		m := kafka.Message{Value: fmt.Appendf(nil, "%d/%d", p, n)}
-		kafkatest.Produce(w.t, w.old, w.topic, starferry.Partition(p), m)
-		kafkatest.Produce(w.t, w.new, w.topic, starferry.Partition(p), m)
+		batch := kafkatest.Batch([]kafka.Message{{Value: fmt.Appendf(nil, "%d/%d", p, n)}}, wire.Producer{ID: -1, Epoch: -1}, -1, false)
+		for _, c := range []*wire.Cluster{w.oldW, w.newW} {
+			w.write(c, w.tp(p), batch)
+		}
+	}
+}
+
+// write produces a batch; a new topic's leader may still be finding itself.
+func (w *world) write(c *wire.Cluster, tp starferry.TopicPartition, batch []byte) {
+	try := func() bool {
+		_, err := kafkatest.ProduceBatch(c, tp, "", batch)
+		if errors.Is(err, kafka.NotLeaderForPartition) {
+			c.Forget(tp.Topic)
+			return false
+		}
+		require.NoError(w.t, err)
+		return true
+	}
+	if !try() {
+		require.Eventually(w.t, try, patience, 10*time.Millisecond)
 	}
 }
 
