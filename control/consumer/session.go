@@ -54,12 +54,14 @@ func (s *session) start() {
 	for _, p := range s.parts {
 		s.launch(p)
 	}
+	s.workers.Add(1)
 	s.fetchers.Add(1)
 	go func() {
 		defer s.fetchers.Done()
 		if len(s.begin) > 0 {
 			s.locate()
 		}
+		s.workers.Done()
 		s.route()
 	}()
 }
@@ -76,33 +78,32 @@ func (s *session) locate() {
 	if s.c.cfg.Start == Latest {
 		at = wire.Latest
 	}
-	for wait := 50 * time.Millisecond; s.ctx.Err() == nil; wait = min(2*wait, time.Second) {
-		got, err := s.wc.Offsets(s.ctx, s.begin, at)
+	for wait := 50 * time.Millisecond; s.handling.Err() == nil; wait = min(2*wait, time.Second) {
+		got, err := s.wc.Offsets(s.handling, s.begin, at)
 		if err == nil {
-			s.c.post(func() { s.found(got) })
+			s.found(got)
+			s.c.post(s.c.progress)
 			return
 		}
-		if s.ctx.Err() == nil {
+		if s.handling.Err() == nil {
 			s.c.log.Warn("find the start of partitions", "cluster", s.cluster, "error", err)
 		}
 		s.pause(wait)
 	}
 }
 
-// found runs on the loop.
+// found adds the partitions whose place was looked for. A session that halts
+// meanwhile still waits for it: a place that is known can be drained.
 func (s *session) found(got map[starferry.TopicPartition]starferry.Offset) {
-	if s.ctx.Err() != nil || s.c.session != s {
-		return
-	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	for tp, o := range got {
 		p := newPart(s, tp, starferry.Place{Next: o})
 		p.committedAt = starferry.NoOffset
-		s.mu.Lock()
+		p.halted = s.ctx.Err() != nil
 		s.parts[tp] = p
-		s.mu.Unlock()
 		s.launch(p)
 	}
-	s.c.progress()
 }
 
 // pause waits, and returns early when the session halts.
@@ -126,10 +127,10 @@ func (s *session) list() []*part {
 
 // halt abandons fetches and lets no further record be handed out.
 func (s *session) halt() {
+	s.cancel()
 	for _, p := range s.list() {
 		p.halt()
 	}
-	s.cancel()
 }
 
 // wait returns when no record is in flight. Handlers that take too long for the
@@ -164,6 +165,8 @@ func (s *session) progress() starferry.Cut {
 
 // committed runs on the loop, which owns committedAt.
 func (s *session) committed(cut starferry.Cut) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	for tp, place := range cut {
 		if p := s.parts[tp]; p != nil {
 			p.committedAt = place.Next

@@ -45,6 +45,7 @@ func (h *hand) put(change func(p *control.Placement)) {
 func (h *hand) leases() []control.Lease {
 	got, err := h.store.Leases(context.Background(), h.group)
 	if err != nil {
+		h.t.Logf("read leases: %v", err)
 		return nil
 	}
 	return got

@@ -314,7 +314,9 @@ func (m *Member) resume() {
 		return
 	}
 	cut, missing := s.found.places(s.own)
-	if len(missing) > 0 && m.epoch > 0 {
+	if len(missing) > 0 && s.found.judge().state == control.Seeded {
+		// Beside "home" marks a partition without a commit is a new one; beside
+		// seeds it is one that the cut has left out.
 		m.refuse("no commit for " + missing[0].String() + " on " + string(m.home) +
 			", to which the group has moved: its offset may have expired; set it with an offset tool and restart")
 		return

@@ -65,13 +65,28 @@ func (m *Member) obeyOpen(p control.Placement) {
 		return
 	}
 	switch {
-	case m.draining == 0 && !m.wayOut:
+	case m.draining == 0 && !m.wayOut && !m.unplaced():
 		m.draining, m.drained, m.cut, m.changed = p.Epoch, false, nil, true
 	case m.draining != 0 && m.draining < p.Epoch:
 		m.takeWayOut() // of the old epoch first
 	}
 	m.seed(p)
 	m.decide(p)
+}
+
+// unplaced reports whether the instance has not read the truth yet, or stands
+// before partitions without any commit. Those are given their place by the
+// start policy first: what has no place cannot be drained.
+func (m *Member) unplaced() bool {
+	if m.fetching != "" {
+		return false
+	}
+	s := m.sides[m.home]
+	if !s.standing || !s.fresh {
+		return true
+	}
+	_, missing := s.found.places(s.own)
+	return len(missing) > 0
 }
 
 // deadline: a drained instance that hears nothing goes back by itself. It needs

@@ -99,7 +99,7 @@ func (m *Member) readDraining(s *side, v verdict) {
 // configuration says, unless another cluster knows it.
 func (m *Member) readNothing(s *side) {
 	if m.home != "" {
-		if s.name == m.home && s.fresh && m.epoch > 0 {
+		if s.name == m.home && s.fresh && !m.fresh {
 			m.refuse(fmt.Sprintf("the group has moved to %s (epoch %d) but has no commit there: its offsets may have expired; set them with an offset tool and restart",
 				s.name, m.epoch))
 		}
@@ -132,8 +132,8 @@ func (m *Member) survey() {
 			return
 		}
 	}
-	m.fresh = true
 	m.live(m.cfg.Home, 0)
+	m.fresh = true
 }
 
 // describe says in a few words what was found.
@@ -150,7 +150,7 @@ func (m *Member) live(c starferry.ClusterName, e starferry.Epoch) {
 	if m.home == c && m.epoch >= e {
 		return
 	}
-	m.home, m.epoch = c, max(m.epoch, e)
+	m.home, m.epoch, m.fresh = c, max(m.epoch, e), false
 	m.draining, m.drained, m.cut, m.wayOut = 0, false, nil, false
 	m.refusal, m.changed = "", true
 	m.join(c)
@@ -175,7 +175,7 @@ func (m *Member) proven(s *side) bool {
 	case control.Draining:
 		return v.epoch <= m.epoch // given up
 	case "":
-		return m.epoch == 0 && (m.fresh || len(s.found) > 0)
+		return m.fresh
 	}
 	return false
 }
