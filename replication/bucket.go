@@ -269,12 +269,12 @@ func (b *bucket) revive(ctx context.Context, l *lane, f *fence) {
 }
 
 func (b *bucket) reviveOnce(ctx context.Context, l *lane, f *fence) error {
-	a, err := l.recover(ctx, f)
+	a, start, err := l.recover(ctx, f)
 	if err != nil {
 		return err
 	}
 	a.At = time.Now().UnixMilli()
-	if err := b.c.state.Anchor(ctx, a); err != nil {
+	if err := b.c.state.Anchor(ctx, a, start); err != nil {
 		return err
 	}
 	if ctx.Err() != nil {

@@ -135,7 +135,7 @@ func (c *copier) refresh(ctx context.Context) {
 	c.mu.Lock()
 	c.trouble = err
 	var changed []*running
-	if err == nil && !slices.Equal(lanes, c.lanes) {
+	if err == nil && (c.lanes == nil || !slices.Equal(lanes, c.lanes)) {
 		c.lanes = lanes
 		changed = slices.Collect(maps.Values(c.buckets))
 	}
@@ -176,7 +176,7 @@ func (c *copier) survey(ctx context.Context) ([]starferry.TopicPartition, error)
 	if err := c.readRules(ctx); err != nil {
 		return nil, err
 	}
-	var lanes []starferry.TopicPartition
+	lanes := []starferry.TopicPartition{}
 	for _, t := range c.spec.Topics {
 		if !c.sameTopic(c.spec.Source, t, src) || !c.sameTopic(c.spec.Target, t, tgt) {
 			continue

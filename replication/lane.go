@@ -2,8 +2,8 @@ package replication
 
 import (
 	"fmt"
+	"slices"
 	"sync"
-	"time"
 
 	"github.com/starferry/starferry"
 	"github.com/starferry/starferry/internal/wire"
@@ -46,7 +46,7 @@ type lane struct {
 	end      starferry.Offset // source's high watermark, last seen
 	copied   int64
 	failures int // in a row
-	since    time.Time
+	refused  refusal
 
 	fetcher  *fetcher // nil: to be routed
 	sender   *sender
@@ -54,6 +54,21 @@ type lane struct {
 	queued   bool // queued at the sender
 
 	waiters []waiter
+}
+
+// refusal counts how often the target refused the batch at one source offset.
+type refusal struct {
+	at    starferry.Offset
+	times int
+}
+
+// again counts a refusal and reports how many it makes of the same batch.
+func (r *refusal) again(at starferry.Offset) int {
+	if r.at != at {
+		*r = refusal{at: at}
+	}
+	r.times++
+	return r.times
 }
 
 // waiter waits until the copy has passed a source offset.
@@ -291,8 +306,9 @@ func (l *lane) wake() {
 	l.waiters = rest
 }
 
-// passed returns a channel that is closed when the copy has passed at.
-func (l *lane) passed(at starferry.Offset) <-chan struct{} {
+// passed returns a channel that is closed when the copy has passed at. Forget
+// ends the waiting.
+func (l *lane) passed(at starferry.Offset) (done <-chan struct{}, forget func()) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	w := waiter{at, make(chan struct{})}
@@ -300,7 +316,11 @@ func (l *lane) passed(at starferry.Offset) <-chan struct{} {
 	if l.omap != nil && l.state != Recovering {
 		l.wake()
 	}
-	return w.done
+	return w.done, func() {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		l.waiters = slices.DeleteFunc(l.waiters, func(o waiter) bool { return o.done == w.done })
+	}
 }
 
 // LaneStatus says how one lane stands.

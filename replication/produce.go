@@ -211,14 +211,40 @@ func (s *sender) settle(p parcel, a *kmsg.ProduceResponseTopicPartition) {
 			p.l.stop(fmt.Errorf("produce %s to %s: %w; allow the principal to write the topic, then ask for the link again", p.l.tp, s.c.spec.Target, err))
 		}
 	default:
-		// A sequence or an epoch that does not fit, a checksum that a flipped bit
-		// has spoiled, a duplicate whose place the broker has forgotten: what the
-		// target holds is found out by reading it.
-		if p.l.current(p.term) {
-			p.l.halt(Recovering, "")
-			p.l.bucket.bump(fmt.Errorf("produce %s, source offset %d, to %s: %w", p.l.tp, at, s.c.spec.Target, err))
-		}
+		s.c.doubt(p, at, err)
 	}
+}
+
+// maxRefusals is how often a batch may be refused for what is in it: a bit that
+// flipped on the way is right when the batch is fetched again.
+const maxRefusals = 3
+
+// doubt deals with a sequence or an epoch that does not fit, a checksum that a
+// flipped bit has spoiled, a duplicate whose place the broker has forgotten:
+// what the target holds is found out by reading it.
+func (c *copier) doubt(p parcel, at starferry.Offset, err error) {
+	l := p.l
+	l.mu.Lock()
+	if p.term != l.term {
+		l.mu.Unlock()
+		return
+	}
+	stop := false
+	switch {
+	case errors.Is(err, kafka.InvalidProducerEpoch), errors.Is(err, kafka.ProducerFenced), errors.Is(err, kafka.Unknown),
+		errors.Is(err, kafka.OutOfOrderSequenceNumber), errors.Is(err, kafka.DuplicateSequenceNumber), errors.Is(err, kafka.UnknownProducerId):
+	default:
+		stop = l.refused.again(at) >= maxRefusals
+	}
+	l.mu.Unlock()
+	err = fmt.Errorf("produce %s, source offset %d, to %s: %w", l.tp, at, c.spec.Target, err)
+	if stop {
+		l.stop(fmt.Errorf("%w; refused %d times: look at the batch on %s and at the settings of topic %s on %s, then ask for the link again",
+			err, maxRefusals, c.spec.Source, l.tp.Topic, c.spec.Target))
+		return
+	}
+	l.halt(Recovering, err.Error())
+	l.bucket.bump(err)
 }
 
 func newProduce() *kmsg.ProduceRequest {

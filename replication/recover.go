@@ -47,7 +47,8 @@ type readback struct {
 	known  bool          // seq is known
 	seq    int32         // expected next in that epoch
 	behind starferry.Offset
-	lost   error // why what follows cannot be placed; nil: it can
+	lost   error            // why what follows cannot be placed; nil: it can
+	start  starferry.Offset // of the target log
 }
 
 // topicID names one life of a topic; "" where a cluster has no ids.
@@ -61,18 +62,18 @@ func topicID(m *wire.Metadata, t starferry.Topic) string {
 
 // recover opens a lane's map and brings it up to the fence's marker. It
 // returns the anchor of the epoch that may now write.
-func (l *lane) recover(ctx context.Context, f *fence) (anchor, error) {
+func (l *lane) recover(ctx context.Context, f *fence) (a anchor, start starferry.Offset, err error) {
 	own := anchor{
 		Link: l.c.spec.Name, Lane: l.tp, PID: f.producer.ID, Epoch: f.producer.Epoch,
 		SourceTopic: topicID(f.source, l.tp.Topic), TargetTopic: topicID(f.target, l.tp.Topic),
 	}
 	anchors, err := l.anchors(own)
 	if err != nil {
-		return own, err
+		return own, 0, err
 	}
 	m, err := l.open(own)
 	if err != nil {
-		return own, err
+		return own, 0, err
 	}
 	r := &readback{l: l, f: f, m: m, anchors: map[wire.Producer]anchor{}, behind: -1}
 	for _, a := range anchors {
@@ -80,14 +81,14 @@ func (l *lane) recover(ctx context.Context, f *fence) (anchor, error) {
 	}
 	from, err := r.begin(ctx, anchors)
 	if err != nil {
-		return own, err
+		return own, 0, err
 	}
 	marker, err := r.scan(ctx, from)
 	if err != nil {
-		return own, err
+		return own, 0, err
 	}
 	if r.lost != nil {
-		return own, r.lost
+		return own, 0, r.lost
 	}
 	if !m.Begun() {
 		err = r.fresh(ctx, marker+1)
@@ -95,11 +96,11 @@ func (l *lane) recover(ctx context.Context, f *fence) (anchor, error) {
 		err = m.Pass(marker + 1)
 	}
 	if err != nil {
-		return own, err
+		return own, 0, err
 	}
 	own.Source, _ = m.Next()
 	own.Target = marker + 1
-	return own, m.Flush()
+	return own, r.start, m.Flush()
 }
 
 // anchors are those of the lane in the topics' present lives.
@@ -212,6 +213,7 @@ func (r *readback) scan(ctx context.Context, at starferry.Offset) (starferry.Off
 		if err != nil {
 			return 0, fmt.Errorf("read back: %w", err)
 		}
+		r.start = starferry.Offset(p.LogStartOffset)
 		set := p.RecordBatches
 		for {
 			b, rest, err := batch.Next(set)

@@ -214,9 +214,11 @@ func (c *copier) await(ctx context.Context, cut starferry.Cut, d time.Duration) 
 		if l == nil {
 			continue
 		}
+		done, forget := l.passed(p.Next)
 		select {
-		case <-l.passed(p.Next):
+		case <-done:
 		case <-ctx.Done():
+			forget()
 			return
 		}
 	}

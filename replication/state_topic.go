@@ -253,15 +253,37 @@ func (s *stateLog) Claim(ctx context.Context, c claim) error {
 	return s.put(ctx, c.key(), c)
 }
 
-// Anchor writes an anchor.
-func (s *stateLog) Anchor(ctx context.Context, a anchor) error { return s.put(ctx, a.key(), a) }
+// Anchor writes an anchor and drops those that say nothing any more: of epochs
+// that wrote nothing, and of those whose every record the target has forgotten.
+// Start is where the target log starts.
+func (s *stateLog) Anchor(ctx context.Context, a anchor, start starferry.Offset) error {
+	if err := s.put(ctx, a.key(), a); err != nil {
+		return err
+	}
+	all := s.Anchors(a.Link, a.Lane)
+	for i := range len(all) - 1 {
+		o, next := all[i], all[i+1]
+		if o.TargetTopic != a.TargetTopic || o.SourceTopic != a.SourceTopic {
+			continue // kept: they tell that a topic has been another one
+		}
+		if o.Source == next.Source || next.Target <= start {
+			if err := s.put(ctx, o.key(), nil); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
 
 // put writes one record and returns when it is acknowledged. Records that are
 // put at the same time share a request.
 func (s *stateLog) put(ctx context.Context, key string, v any) error {
-	value, err := json.Marshal(v)
-	if err != nil {
-		return fmt.Errorf("write state topic: %w", err)
+	var value []byte // nil deletes the key
+	if v != nil {
+		var err error
+		if value, err = json.Marshal(v); err != nil {
+			return fmt.Errorf("write state topic: %w", err)
+		}
 	}
 	s.group.Lock()
 	lead := s.open == nil

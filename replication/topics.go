@@ -14,14 +14,14 @@ import (
 )
 
 // copiedConfigs are the settings a target topic takes over from the source's,
-// where they are set on the topic itself. What names brokers, replicas or
-// throttles belongs to a cluster and stays there.
-var copiedConfigs = [...]string{
-	"cleanup.policy", "compression.type", "delete.retention.ms", "file.delete.delay.ms", "flush.messages", "flush.ms",
-	"index.interval.bytes", "max.compaction.lag.ms", "max.message.bytes", "message.timestamp.type",
-	"message.timestamp.after.max.ms", "message.timestamp.before.max.ms", "min.cleanable.dirty.ratio",
-	"min.compaction.lag.ms", "min.insync.replicas", "retention.bytes", "retention.ms", "segment.bytes",
-	"segment.index.bytes", "segment.jitter.ms", "segment.ms",
+// where they are set on the topic itself. What speaks of brokers, replicas,
+// disks or throttles belongs to a cluster and stays there.
+func copiedConfigs() []string {
+	return []string{
+		"cleanup.policy", "compression.type", "delete.retention.ms", "max.compaction.lag.ms", "max.message.bytes",
+		"message.timestamp.type", "message.timestamp.after.max.ms", "message.timestamp.before.max.ms",
+		"min.cleanable.dirty.ratio", "min.compaction.lag.ms", "retention.bytes", "retention.ms", "segment.bytes", "segment.ms",
+	}
 }
 
 // makeTopics creates the target topics that are missing. One that exists with
@@ -78,7 +78,7 @@ func orUnknown(err error) error {
 
 func makeTopic(ctx context.Context, tgt *wire.Cluster, t starferry.Topic, n int, conf map[string]wire.ConfigEntry) error {
 	spec := wire.TopicSpec{Topic: t, Partitions: n, Replication: -1, Configs: map[string]string{}}
-	for _, k := range copiedConfigs {
+	for _, k := range copiedConfigs() {
 		if e, ok := conf[k]; ok && !e.Default && !e.Sensitive {
 			spec.Configs[k] = e.Value
 		}
