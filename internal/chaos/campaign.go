@@ -1,6 +1,7 @@
 package chaos
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"io"
@@ -22,7 +23,9 @@ type Campaign struct {
 // Summary is what a campaign has shown.
 type Summary struct {
 	Valid, Void int
-	Outcomes    map[string]int // trials by the role that was killed
+	Stopped     int            // valid trials whose run ended without moving the group
+	Killed      map[string]int // valid trials by the role that was killed
+	Hit         map[string]int // and by the phase in which it was
 	Resumed     []time.Duration
 	Verdict     checker.Verdict // of the whole history
 	Took        time.Duration
@@ -32,7 +35,7 @@ type Summary struct {
 // finds something.
 func (c Campaign) Run(ctx context.Context, w *World) (Summary, error) {
 	began := time.Now()
-	s := Summary{Outcomes: map[string]int{}}
+	s := Summary{Killed: map[string]int{}, Hit: map[string]int{}}
 	faults := NewFaults(c.Seed)
 	for s.Valid < c.Trials {
 		if c.Budget > 0 && time.Since(began) > c.Budget {
@@ -72,8 +75,12 @@ func (s *Summary) add(r Result) {
 		return
 	}
 	s.Valid++
+	if r.Stopped {
+		s.Stopped++
+	}
+	s.Hit[cmp.Or(string(r.Hit), "before prepare")]++
 	for _, k := range r.Fault.Kill {
-		s.Outcomes[k]++
+		s.Killed[k]++
 	}
 	if r.Fault.Gone {
 		s.Resumed = append(s.Resumed, r.Resumed)
@@ -81,9 +88,9 @@ func (s *Summary) add(r Result) {
 }
 
 func (c Campaign) tell(s Summary, r Result, took time.Duration) {
-	what := r.Outcome
+	what := fmt.Sprintf("hit %s; %s", cmp.Or(string(r.Hit), "before prepare"), r.Outcome)
 	if r.Void != "" {
-		what = "void: " + r.Void
+		what += "; void: " + r.Void
 	}
 	if r.Fault.Gone {
 		what += fmt.Sprintf("; went on by itself after %.1f s", r.Resumed.Seconds())
@@ -97,14 +104,17 @@ func (s Summary) Report(out io.Writer) {
 	for _, f := range s.Verdict.Findings {
 		fmt.Fprintln(out, "  "+f)
 	}
-	for _, k := range slices.Sorted(maps.Keys(s.Outcomes)) {
-		fmt.Fprintf(out, "  killed %-10s %d times\n", k, s.Outcomes[k])
+	for _, counts := range []map[string]int{s.Killed, s.Hit} {
+		for _, k := range slices.Sorted(maps.Keys(counts)) {
+			fmt.Fprintf(out, "  %-14s %d\n", k, counts[k])
+		}
 	}
 	figure := func(name string, value float64, unit string) {
 		fmt.Fprintf(out, "figure %s %g %s\n", name, value, unit)
 	}
 	figure("chaos_trials", float64(s.Valid), "trials")
 	figure("chaos_void", float64(s.Void), "trials")
+	figure("chaos_stopped", float64(s.Stopped), "trials")
 	figure("chaos_lost", float64(s.Verdict.Lost), "records")
 	figure("chaos_doubled_unexplained", float64(s.Verdict.Doubled), "records")
 	figure("chaos_repeated_explained", float64(s.Verdict.Repeated), "records")

@@ -10,6 +10,8 @@ import (
 
 	"github.com/nats-io/nats-server/v2/server"
 	"github.com/twmb/franz-go/pkg/kfake"
+
+	"github.com/starferry/starferry/internal/estate"
 )
 
 // fakeBrokers is how many brokers each in-process Kafka has.
@@ -18,8 +20,8 @@ const fakeBrokers = 2
 // RunKafkas serves two in-process Kafkas until ctx ends, and prints the address
 // of each on a line of its own.
 func RunKafkas(ctx context.Context, out io.Writer) error {
-	for range 2 {
-		c, err := kfake.NewCluster(kfake.NumBrokers(fakeBrokers), kfake.GroupMinSessionTimeout(100*time.Millisecond))
+	for _, name := range []string{estate.Old, estate.New} {
+		c, err := kfake.NewCluster(kfake.ClusterID("chaos-"+name), kfake.NumBrokers(fakeBrokers), kfake.GroupMinSessionTimeout(100*time.Millisecond))
 		if err != nil {
 			return fmt.Errorf("serve Kafka: %w", err)
 		}

@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"regexp"
 	"slices"
+	"sync/atomic"
 	"time"
 
 	"github.com/starferry/starferry/control"
@@ -66,7 +67,9 @@ func (f *Faults) Next() Fault {
 		fault.Delay = time.Duration(f.random.IntN(1500)) * time.Millisecond
 	}
 	if who == gone {
-		fault = Fault{Kill: []string{agentRole, natsRole}, At: phases[1+f.random.IntN(4)], Delay: fault.Delay % (15 * time.Millisecond), Gone: true}
+		// The drain is where nobody is left to decide; it lasts milliseconds.
+		open := []control.Phase{control.Prepare, control.Drain, control.Drain, control.Drain, control.Seed}
+		fault = Fault{Kill: []string{agentRole, natsRole}, At: open[f.random.IntN(len(open))], Delay: time.Duration(f.random.IntN(3)) * time.Millisecond, Gone: true}
 	}
 	return fault
 }
@@ -74,9 +77,11 @@ func (f *Faults) Next() Fault {
 // Result is what a trial has shown.
 type Result struct {
 	Fault   Fault
-	Way     string // "there" or "back"
-	Void    string // why it proves nothing, or ""
-	Outcome string // of the run, in a few words
+	Way     string        // "there" or "back"
+	Void    string        // why it proves nothing, or ""
+	Hit     control.Phase // where the switch had come to when the fault struck
+	Outcome string        // of the run, in a few words
+	Stopped bool          // the run ended without having moved the group
 	// Resumed is how long after a fault for good the last lane went on.
 	Resumed time.Duration
 	Verdict checker.Verdict
@@ -117,6 +122,7 @@ func (w *World) Trial(ctx context.Context, f Fault) (Result, error) {
 		pause(ctx, f.Delay)
 		hit = op.Running()
 	}
+	r.Hit = phases.last()
 	if err := w.Kill(ctx, f.Kill...); err != nil {
 		return r, err
 	}
@@ -129,10 +135,10 @@ func (w *World) Trial(ctx context.Context, f Fault) (Result, error) {
 	} else {
 		pause(ctx, comeBack)
 	}
-	if err := w.StartAll(); err != nil {
+	if err := w.StartAll(ctx); err != nil {
 		return r, err
 	}
-	if r.Outcome, err = w.settle(ctx, op, r.Way); err != nil {
+	if r.Outcome, r.Stopped, err = w.settle(ctx, op, r.Way); err != nil {
 		return r, err
 	}
 	if err := w.flows(ctx, time.Now(), settleWithin); err != nil {
@@ -141,6 +147,8 @@ func (w *World) Trial(ctx context.Context, f Fault) (Result, error) {
 	switch n := w.history.count(began); {
 	case !hit:
 		r.Void = "the switch was over before the fault"
+	case f.Gone && (r.Hit == control.Announce || r.Hit == control.Steady):
+		r.Void = "the switch was decided before agent and NATS were gone"
 	case n < minHandled:
 		r.Void = fmt.Sprintf("only %d records were handled", n)
 	}
@@ -179,36 +187,39 @@ var runName = regexp.MustCompile(`(?m)^run (\S+)$`)
 
 // settle brings the run to an end: a run whose agent died is resumed, as an
 // operator would.
-func (w *World) settle(ctx context.Context, op *process.Process, way string) (string, error) {
+func (w *World) settle(ctx context.Context, op *process.Process, way string) (outcome string, stopped bool, err error) {
 	ctx, cancel := context.WithTimeout(ctx, settleWithin)
 	defer cancel()
 	for attempt := 1; ; attempt++ {
 		err := op.Wait(ctx)
 		if ctx.Err() != nil {
 			op.Kill()
-			return "", fmt.Errorf("the run did not end: %w", err)
+			return "", false, fmt.Errorf("the run did not end: %w", err)
 		}
 		if m := runName.FindAllStringSubmatch(op.Tail(), -1); way == "there" && len(m) > 0 {
 			w.lastRun = m[len(m)-1][1]
 		}
 		switch op.ExitCode() {
 		case 0:
-			return fmt.Sprintf("done after %d attempts", attempt), nil
+			return fmt.Sprintf("done after %d attempts", attempt), false, nil
 		case exitUnmet, exitRolledBack:
 			if way == "there" {
-				return fmt.Sprintf("stopped with exit code %d", op.ExitCode()), nil
+				return fmt.Sprintf("stopped with exit code %d", op.ExitCode()), true, nil
 			}
 		}
 		pause(ctx, rare)
+		if err := w.StartAll(ctx); err != nil { // one that has given up
+			return "", false, err
+		}
 		verb := "resume"
 		if way == "back" {
 			verb = "rollback"
 		}
 		if w.lastRun == "" {
-			return "it never began", nil
+			return "it never began", true, nil
 		}
 		if op, err = w.estate.Run("starferry-"+verb, verb, w.lastRun); err != nil {
-			return "", err
+			return "", false, err
 		}
 	}
 }
@@ -237,18 +248,20 @@ func phaseOrder() []control.Phase {
 // phaseWatch sees the phases of the group's switch as they come.
 type phaseWatch struct {
 	seen chan control.Phase
+	now  *atomic.Value // the last one seen, a control.Phase
 	stop func()
 }
 
 func (w *World) watch(ctx context.Context) phaseWatch {
 	ctx, cancel := context.WithCancel(ctx)
-	p := phaseWatch{seen: make(chan control.Phase, 100)}
+	p := phaseWatch{seen: make(chan control.Phase, 100), now: new(atomic.Value)}
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
 		first := true
 		_ = w.store.WatchGroup(ctx, w.group, func(u desired.Update) { // it ends with ctx
 			if u.Placement != nil && !first {
+				p.now.Store(u.Placement.Phase)
 				select {
 				case p.seen <- u.Placement.Phase:
 				default:
@@ -259,6 +272,12 @@ func (w *World) watch(ctx context.Context) phaseWatch {
 	}()
 	p.stop = func() { cancel(); <-done }
 	return p
+}
+
+// last is the last phase seen of this switch, empty before the first.
+func (p phaseWatch) last() control.Phase {
+	phase, _ := p.now.Load().(control.Phase)
+	return phase
 }
 
 // reach waits until the switch comes to a phase; false if the run ended before.

@@ -255,9 +255,11 @@ func (w *World) Start(name string) error {
 
 // Kill ends a role as kill −9 does, and notes what the group had committed.
 func (w *World) Kill(ctx context.Context, names ...string) error {
+	var all []*process.Process
 	for _, name := range names {
-		w.roles[name].p.Kill()
+		all = append(all, w.roles[name].p)
 	}
+	process.KillAll(all...)
 	at := time.Now()
 	for _, name := range names {
 		if !isService(name) {
@@ -272,14 +274,29 @@ func (w *World) Kill(ctx context.Context, names ...string) error {
 
 func isService(name string) bool { return slices.Contains(serviceRoles(), name) }
 
-// StartAll starts whatever does not run.
-func (w *World) StartAll() error {
-	for _, name := range slices.Concat([]string{natsRole, agentRole}, shardRoles(), serviceRoles()) {
+// StartAll starts whatever does not run, as a supervisor would: NATS first,
+// because an agent or shard that does not find it gives up.
+func (w *World) StartAll(ctx context.Context) error {
+	if err := w.Start(natsRole); err != nil {
+		return err
+	}
+	if err := until(ctx, 20*time.Second, often, func() (bool, error) { return w.jetstream(ctx), nil }); err != nil {
+		return fmt.Errorf("NATS did not come back: %w", err)
+	}
+	for _, name := range slices.Concat([]string{agentRole}, shardRoles(), serviceRoles()) {
 		if err := w.Start(name); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// jetstream reports whether JetStream answers.
+func (w *World) jetstream(ctx context.Context) bool {
+	ctx, cancel := context.WithTimeout(ctx, time.Second)
+	defer cancel()
+	_, err := w.store.Groups(ctx)
+	return err == nil
 }
 
 // How often things are asked for: cheap ones, and those that read all logs.

@@ -112,9 +112,16 @@ func (p *Process) Running() bool {
 }
 
 // Kill ends it as kill −9 does, and waits.
-func (p *Process) Kill() {
-	_ = p.cmd.Process.Kill() // it may have ended already
-	<-p.done
+func (p *Process) Kill() { KillAll(p) }
+
+// KillAll ends several at the same time, and waits.
+func KillAll(all ...*Process) {
+	for _, p := range all {
+		_ = p.cmd.Process.Kill() // it may have ended already
+	}
+	for _, p := range all {
+		<-p.done
+	}
 }
 
 // Stop asks it to end, waits, and kills it if it takes too long.
