@@ -37,6 +37,7 @@ type Agent struct {
 	id       string // host, process, and a part of its own
 	server   *embednats.Server
 	nc       *nats.Conn
+	subs     []*nats.Subscription
 	journal  *journal.Journal
 	locks    *locks
 	world    *world.World
@@ -105,6 +106,12 @@ func (a *Agent) NATS() config.NATS { return a.cfg.NATS }
 
 // Close stops the agent. Runs under way stay open in the journal.
 func (a *Agent) Close() error {
+	for _, sub := range a.subs { // so that nothing is asked of us any more
+		_ = sub.Unsubscribe() // the connection may be gone
+	}
+	if a.nc != nil {
+		_ = a.nc.FlushTimeout(connectWithin)
+	}
 	a.cancel(errStopping)
 	a.wg.Wait()
 	var err error

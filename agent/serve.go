@@ -48,7 +48,7 @@ func (a *Agent) serve() error {
 		},
 	}
 	for subject, handle := range handlers {
-		_, err := a.nc.QueueSubscribe(subject, api.Queue, func(m *nats.Msg) {
+		sub, err := a.nc.QueueSubscribe(subject, api.Queue, func(m *nats.Msg) {
 			a.wg.Go(func() {
 				answer, err := handle(a.ctx, m.Data)
 				a.respond(m, answer, err)
@@ -57,6 +57,7 @@ func (a *Agent) serve() error {
 		if err != nil {
 			return fmt.Errorf("serve %s: %w", subject, err)
 		}
+		a.subs = append(a.subs, sub)
 	}
 	return a.nc.Flush()
 }
