@@ -96,6 +96,9 @@ type side struct {
 	found  Found
 	fresh  bool // found was read in this generation
 
+	handled    starferry.Cut // low-water marks when it last stopped fetching
+	handledGen starferry.Generation
+
 	pending *Commit   // the one commit under way
 	queue   []*Commit // waiting behind it
 	poison  bool      // a commit stayed without an answer in this generation
@@ -201,6 +204,9 @@ func (m *Member) assigned(e Assigned) {
 		return
 	}
 	s.standing, s.rejoin, s.force, s.lost, s.poison = true, false, false, false, false
+	if e.Generation != s.handledGen+1 {
+		s.handled = nil // others may have had a hand in it
+	}
 	s.member, s.generation, s.own, s.all = e.Member, e.Generation, e.Own, e.All
 	s.fresh, s.pending, s.queue = false, nil, nil
 	if e.Cluster == m.home {
@@ -229,7 +235,7 @@ func (m *Member) lost(e Lost) {
 		return
 	}
 	s.standing, s.rejoin, s.lost, s.fresh = false, true, true, false
-	s.pending, s.queue, s.poison = nil, nil, false
+	s.pending, s.queue, s.poison, s.handled = nil, nil, false, nil
 	m.changed = true
 }
 
@@ -288,6 +294,7 @@ func (m *Member) drainedAll(e Drained) {
 	if s.lost || e.Cluster != m.home {
 		return // not ours to say any more; above all never over a "moved"
 	}
+	s.handled, s.handledGen = e.Cut, s.generation
 	s.found = s.found.with(e.Cut, control.Mark{State: control.Home, Epoch: m.epoch})
 	if m.draining != 0 && s.standing && !m.wayOut {
 		return // committed as "draining"

@@ -18,6 +18,7 @@ func (m *Member) read(e Read) {
 	s.found, s.fresh = e.Found, s.standing
 	m.changed = true
 	v := s.found.judge()
+	lifted := s.lift()
 	switch v.state {
 	case control.Moved:
 		m.readMoved(s, v)
@@ -33,6 +34,30 @@ func (m *Member) read(e Read) {
 	if m.surveying && m.home == "" {
 		m.survey()
 	}
+	if s.name == m.home && v.state == control.Home && m.draining == 0 && !m.wayOut {
+		m.commit(s, control.Mark{State: control.Home, Epoch: m.epoch}, lifted)
+	}
+}
+
+// lift keeps this instance's own low-water marks of the generation just before
+// this one where a commit says less: a commit that had stayed unanswered was
+// applied after a newer one. What it has handled it does not hand out again.
+// Only its new partitions are left to what the commits say.
+func (s *side) lift() starferry.Cut {
+	lifted := starferry.Cut{}
+	if !s.fresh {
+		return lifted
+	}
+	for _, tp := range s.own {
+		f, ok := s.found[tp]
+		if p, mine := s.handled[tp]; ok && mine && f.Mark != nil && f.Offset < p.Next {
+			f.Offset = p.Next
+			s.found[tp] = f
+			lifted[tp] = p
+		}
+	}
+	s.handled = nil
+	return lifted
 }
 
 func (m *Member) readMoved(s *side, v verdict) {

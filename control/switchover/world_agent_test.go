@@ -193,8 +193,8 @@ func TestEveryScheduleLosesAndRepeatsNothing(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
 		w := newWorld(rapid.IntRange(1, 3).Draw(rt, "instances"), rapid.IntRange(1, 3).Draw(rt, "partitions"), 8)
 		faults := rapid.IntRange(0, 3).Draw(rt, "faults")
-		started := rapid.IntRange(0, 120).Draw(rt, "start")
-		steps := rapid.IntRange(0, 600).Draw(rt, "steps")
+		started := rapid.IntRange(0, 80).Draw(rt, "start")
+		steps := rapid.IntRange(100, 1000).Draw(rt, "steps")
 		for i := 0; i < started+steps && w.wrong == ""; i++ {
 			if i == started {
 				w.hire(switchover.Request{Group: "g", Source: "old", Target: "new", Link: "l", Token: "1", DrainDeadline: 5_000, Verify: 1})
@@ -202,8 +202,11 @@ func TestEveryScheduleLosesAndRepeatsNothing(t *testing.T) {
 			if a := w.agent; a != nil && a.done && w.home == "new" && a.req.Token == "1" {
 				w.hire(switchover.Request{Group: "g", Source: "new", Target: "old", Link: "l", Direction: starferry.Back, Token: "2", DrainDeadline: 5_000, Verify: 1})
 			}
-			all := w.actions(faults > 0 && rapid.IntRange(0, 30).Draw(rt, "fault?") == 0)
+			all := w.actions(faults > 0 && rapid.IntRange(0, 20).Draw(rt, "fault?") == 20)
 			a := all[rapid.IntRange(0, len(all)-1).Draw(rt, "next")]
+			if a.name == "time passes" && rapid.IntRange(0, 7).Draw(rt, "really?") != 7 {
+				continue
+			}
 			if a.fault {
 				faults--
 			}

@@ -198,6 +198,21 @@ func (k *coordinator) prepare() {
 	}
 }
 
+// arrive applies a commit that had stayed unanswered. If it sets a partition
+// back that goes to another instance next, that one cannot know.
+func (w *world) arrive(i int, t switchover.Commit) {
+	w.twins = slices.Delete(w.twins, i, i+1)
+	was := maps.Clone(w.co[t.Cluster].commits)
+	if w.take(t) != control.Accepted || len(w.nodes) == 1 {
+		return
+	}
+	for tp, p := range t.Cut {
+		for o := p.Next; o < was[tp].Offset; o++ {
+			w.excused[tp][o] = true
+		}
+	}
+}
+
 // actions lists what may happen next.
 func (w *world) actions(faults bool) []action {
 	var out []action
@@ -214,7 +229,7 @@ func (w *world) actions(faults bool) []action {
 		w.coordinate(w.co[c], add)
 	}
 	for i, t := range w.twins {
-		add("a delayed commit arrives", func() { w.twins = slices.Delete(w.twins, i, i+1); w.take(t) })
+		add("a delayed commit arrives", func() { w.arrive(i, t) })
 	}
 	for _, n := range w.nodes {
 		if n.up {
@@ -414,7 +429,9 @@ func (w *world) work(n *node, s *nodeSession, add func(string, func())) {
 	if !member || n.sides[s.cluster].gen != k.gen {
 		return // a heartbeat would say so
 	}
-	add(name+"commits", func() { w.step(n, switchover.Progress{Cluster: s.cluster, Cut: maps.Clone(s.pos)}) })
+	if slices.ContainsFunc(slices.Collect(maps.Keys(s.pos)), func(tp starferry.TopicPartition) bool { return s.pos[tp].Next != k.commits[tp].Offset }) {
+		add(name+"commits", func() { w.step(n, switchover.Progress{Cluster: s.cluster, Cut: maps.Clone(s.pos)}) })
+	}
 	for _, tp := range slices.SortedFunc(maps.Keys(s.pos), starferry.TopicPartition.Compare) {
 		o := s.pos[tp].Next
 		if o >= w.end[s.cluster][tp] {
