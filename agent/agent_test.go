@@ -97,6 +97,8 @@ func (p *place) state(run string) scripting.Status {
 	return s
 }
 
+// Guarantee 5: A run survives kill −9 of the agent at any point
+//
 // A run whose agent stops in the middle of an effect stays open; another agent
 // finishes it, and nobody else may begin while it is open.
 func TestARunOutlivesItsAgent(t *testing.T) {

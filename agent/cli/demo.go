@@ -23,7 +23,8 @@ and moves it again, and then says what was lost, handled twice or out of order.
 Exit code 0 only if nothing was.
 
 With --source and --target it tells the same story on two clusters of yours,
-with topics and a group of its own names, which it removes at the end.`,
+with topics and a group of its own names, which it removes at the end. What
+stays on the target is the small topic starferry.state, which all links share.`,
 		Example: `  starferry demo
   starferry demo --keep                 then play with it from a second terminal
   starferry demo --json --source localhost:19092 --target localhost:29092`,

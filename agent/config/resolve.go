@@ -15,7 +15,7 @@ import (
 
 const (
 	defaultBuckets = 64
-	maxBuckets     = 4096
+	maxBuckets     = 1024
 )
 
 // resolver turns what the file says into what the program uses, and collects

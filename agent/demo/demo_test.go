@@ -11,6 +11,7 @@ import (
 	"github.com/starferry/starferry"
 )
 
+// Guarantee 3: A switch loses nothing and hands no record to a handler twice
 func TestTheStoryLosesNothing(t *testing.T) {
 	defer goleak.VerifyNone(t, goleak.IgnoreCurrent())
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)

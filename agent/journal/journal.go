@@ -44,7 +44,7 @@ type Journal struct {
 
 var _ scripting.Journal = (*Journal)(nil)
 
-// Open finds the stream, or creates it. Replicas is used only on creation.
+// Open finds the stream, or creates it.
 func Open(ctx context.Context, js jetstream.JetStream) (*Journal, error) {
 	stream, err := js.CreateOrUpdateStream(ctx, jetstream.StreamConfig{
 		Name:        StreamName,
@@ -127,6 +127,7 @@ const (
 	another                // the record of another writer
 )
 
+// lookUp asks what stands at the end of a run.
 func (j *Journal) lookUp(ctx context.Context, subject, id string, after uint64) (finding, uint64) {
 	m, err := j.stream.GetLastMsgForSubject(ctx, subject)
 	switch {
@@ -152,24 +153,18 @@ func (j *Journal) Read(ctx context.Context, run string) ([]scripting.Record, err
 		return nil, fmt.Errorf("read journal of %s: %w", run, err)
 	}
 	var records []scripting.Record
-	err = j.deliver(ctx, run, 0, func(r scripting.Record) bool {
+	err = j.deliver(ctx, run, func(r scripting.Record) bool {
 		records = append(records, r)
 		return r.Seq < last.Sequence
 	})
 	return records, err
 }
 
-// Follow hands a run's records after the given sequence number to fn, those
-// that stand and those that come, until fn returns false or ctx ends.
-func (j *Journal) Follow(ctx context.Context, run string, after uint64, fn func(scripting.Record) bool) error {
-	return j.deliver(ctx, run, after, fn)
-}
-
-func (j *Journal) deliver(ctx context.Context, run string, after uint64, fn func(scripting.Record) bool) error {
+// deliver hands a run's records to fn, in order, until it returns false.
+func (j *Journal) deliver(ctx context.Context, run string, fn func(scripting.Record) bool) error {
 	cons, err := j.js.OrderedConsumer(ctx, StreamName, jetstream.OrderedConsumerConfig{
 		FilterSubjects: []string{subject(run)},
-		DeliverPolicy:  jetstream.DeliverByStartSequencePolicy,
-		OptStartSeq:    after + 1,
+		DeliverPolicy:  jetstream.DeliverAllPolicy,
 	})
 	if err != nil {
 		return fmt.Errorf("read journal of %s: %w", run, err)
