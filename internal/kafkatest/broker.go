@@ -36,6 +36,7 @@ type BrokerOptions struct {
 	Properties map[string]string
 	Heap       string   // of the JVM; default 512m
 	JVM        []string // more arguments of the JVM
+	Port       int      // of its listener; 0 takes a free one
 }
 
 // Broker is one Apache Kafka in KRaft mode, broker and controller in one
@@ -70,6 +71,9 @@ func StartBroker(ctx context.Context, o BrokerOptions) (*Broker, error) {
 	ports, err := freePorts(2)
 	if err != nil {
 		return nil, fmt.Errorf("start Kafka %s: %w", o.Version, err)
+	}
+	if o.Port != 0 {
+		ports[0] = o.Port
 	}
 	b := &Broker{opts: o, port: ports[0], ctrl: ports[1], Addr: fmt.Sprintf("127.0.0.1:%d", ports[0])}
 	if err := b.prepare(ctx); err != nil {
