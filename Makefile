@@ -46,10 +46,11 @@ help: ## list the targets
 	@echo; sed -n '/^# Variables:/,/^$$/s/^# \{0,1\}//p' $(firstword $(MAKEFILE_LIST))
 
 .PHONY: build
-build: ## build bin/starferry and bin/orders
+build: ## build bin/starferry, bin/orders and bin/kafkaup
 	@mkdir -p bin
 	go build -trimpath -ldflags '$(ldflags)' -o bin/starferry ./agent/starferry
 	go build -trimpath -ldflags '-s -w' -o bin/orders ./examples/orders
+	go build -trimpath -o bin/kafkaup ./internal/kafkatest/cmd/kafkaup
 
 .PHONY: demo
 demo: build ## move a live consumer group there, back and there again, with nothing installed
@@ -86,12 +87,15 @@ lint: ## formatting, go vet, staticcheck, import arrows
 	go test -count=1 ./internal/arrows
 
 .PHONY: chaos-short
-chaos-short: build ## kill -9 of random processes during switches: 20 trials, at most 5 minutes
-	go run ./internal/chaos/cmd/chaos -starferry bin/starferry -trials 20 -budget 5m $(CHAOSFLAGS)
+chaos-short: build ## kill -9 of random processes during switches: 20 trials and a planted bug, at most 5 minutes
+	go build -o bin/chaos ./internal/chaos/cmd/chaos
+	bin/chaos -trials 20 -budget 4m15s $(CHAOSFLAGS)
+	bin/chaos -trials 4 -plant -budget 40s
 
 .PHONY: chaos
 chaos: build ## the same for longer (TRIALS=200); with real brokers: CHAOSFLAGS='-kafka 4.3.1'
-	go run ./internal/chaos/cmd/chaos -starferry bin/starferry -trials $(TRIALS) $(CHAOSFLAGS)
+	go build -o bin/chaos ./internal/chaos/cmd/chaos
+	bin/chaos -trials $(TRIALS) $(CHAOSFLAGS)
 
 .PHONY: bench
 bench: build kafka ## compare with MirrorMaker 2 on the same brokers (ONLY=copy)

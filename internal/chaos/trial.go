@@ -113,7 +113,7 @@ func (w *World) Trial(ctx context.Context, f Fault) (Result, error) {
 	phases := w.watch(ctx)
 	defer phases.stop()
 	began := time.Now()
-	op, err := w.estate.Run("starferry-"+args[0], args...)
+	op, err := w.command(args...)
 	if err != nil {
 		return r, err
 	}
@@ -196,8 +196,12 @@ func (w *World) settle(ctx context.Context, op *process.Process, way string) (ou
 			op.Kill()
 			return "", false, fmt.Errorf("the run did not end: %w", err)
 		}
-		if m := runName.FindAllStringSubmatch(op.Tail(), -1); way == "there" && len(m) > 0 {
-			w.lastRun = m[len(m)-1][1]
+		if way == "there" && attempt == 1 {
+			m := runName.FindStringSubmatch(op.Tail())
+			if m == nil {
+				return "it never began", true, nil
+			}
+			w.lastRun = m[1]
 		}
 		switch op.ExitCode() {
 		case 0:
@@ -215,13 +219,16 @@ func (w *World) settle(ctx context.Context, op *process.Process, way string) (ou
 		if way == "back" {
 			verb = "rollback"
 		}
-		if w.lastRun == "" {
-			return "it never began", true, nil
-		}
-		if op, err = w.estate.Run("starferry-"+verb, verb, w.lastRun); err != nil {
+		if op, err = w.command(verb, w.lastRun); err != nil {
 			return "", false, err
 		}
 	}
+}
+
+// command starts a command line with a log of its own.
+func (w *World) command(args ...string) (*process.Process, error) {
+	w.commands++
+	return w.estate.Run(fmt.Sprintf("starferry-%d-%s", w.commands, args[0]), args...)
 }
 
 // Exit codes of the program that mean a run has ended otherwise than well.

@@ -59,6 +59,7 @@ type World struct {
 	history   history
 	conn      *nats.Conn
 	store     *desired.Store
+	commands  int    // started so far
 	lastRun   string // the run that brought the group to the new cluster
 	closers   []func()
 }
