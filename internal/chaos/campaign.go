@@ -17,7 +17,9 @@ type Campaign struct {
 	Trials int           // valid ones wanted
 	Budget time.Duration // for all; 0: none
 	Seed   uint64
-	Out    io.Writer
+	// Services kills nothing but processes of the service.
+	Services bool
+	Out      io.Writer
 }
 
 // Summary is what a campaign has shown.
@@ -36,7 +38,11 @@ type Summary struct {
 func (c Campaign) Run(ctx context.Context, w *World) (Summary, error) {
 	began := time.Now()
 	s := Summary{Killed: map[string]int{}, Hit: map[string]int{}}
-	faults := NewFaults(c.Seed)
+	var only []string
+	if c.Services {
+		only = serviceRoles()
+	}
+	faults := NewFaults(c.Seed, only...)
 	for s.Valid < c.Trials {
 		if c.Budget > 0 && time.Since(began) > c.Budget {
 			return s, fmt.Errorf("%d of %d trials after %s: the budget is spent", s.Valid, c.Trials, c.Budget)

@@ -112,7 +112,7 @@ func parse(args []string) (settings, error) {
 		return s, fmt.Errorf("there are no jars of Kafka %s in %s; run make kafka KAFKA=%s first", s.world.Kafka, s.world.Jars, s.world.Kafka)
 	}
 	if s.plant {
-		s.world.Early = 300 * time.Millisecond
+		s.world.Early, s.campaign.Services = 300*time.Millisecond, true
 	}
 	return s, nil
 }
