@@ -49,7 +49,8 @@ const maxBatch = 256 << 20
 const headerSize = 61 // of a record batch, magic 2
 
 // Decode returns the committed records at and above from, and the offset after
-// the last whole batch (from, if there is none).
+// the last whole batch (from, if there is none). Beside an error they end
+// before the damaged batch.
 func Decode(raw []byte, from int64, aborted []Aborted) ([]Record, int64, error) {
 	aborted = slices.Clone(aborted)
 	slices.SortFunc(aborted, func(a, b Aborted) int { return cmp.Compare(a.First, b.First) })
@@ -78,11 +79,11 @@ func Decode(raw []byte, from int64, aborted []Aborted) ([]Record, int64, error) 
 			open[aborted[0].Producer] = true
 			aborted = aborted[1:]
 		}
-		next = max(next, last+1)
-		var err error
-		if out, err = decodeBatch(out, b, base, last, from, open); err != nil {
+		more, err := decodeBatch(out, b, base, last, from, open)
+		if err != nil { // nothing of it is handed out, and nobody passes it
 			return out, next, fmt.Errorf("decode batch at offset %d: %w", base, err)
 		}
+		out, next = more, max(next, last+1)
 	}
 	return out, next, nil
 }

@@ -100,6 +100,20 @@ func TestDamageIsNamed(t *testing.T) {
 	require.ErrorContains(t, err, "record 1 of 9: record is cut off")
 }
 
+func TestNothingPassesADamagedBatch(t *testing.T) {
+	broken := batch(t, 1, 0, -1, false, "b", "c", "d")
+	binary.BigEndian.PutUint32(broken[57:], 9)
+	squeezed := batch(t, 1, compress.Gzip, -1, false, "b", "c", "d")
+	squeezed = sealed(squeezed[:len(squeezed)-6], 1)
+	for name, bad := range map[string][]byte{"cut off": sealed(broken, 1), "compressed": squeezed} {
+		raw := bytes.Join([][]byte{batch(t, 0, 0, -1, false, "a"), bad, batch(t, 4, 0, -1, false, "e")}, nil)
+		recs, next, err := records.Decode(raw, 0, nil)
+		require.ErrorContains(t, err, "offset 1", name)
+		require.Equal(t, []string{"a"}, values(recs), name)
+		require.Equal(t, int64(1), next, name)
+	}
+}
+
 func FuzzDecode(f *testing.F) {
 	f.Add(batch(f, 0, 0, -1, false, "a", "b"))
 	f.Add(batch(f, 0, compress.Gzip, -1, false, "a", "b"))
