@@ -379,10 +379,7 @@ func (c *Consumer) commit(e switchover.Commit) {
 }
 
 func (c *Consumer) committed(e switchover.Commit, result, detail string) {
-	if result != control.Unclear {
-		delete(c.commits, e.ID)
-		delete(c.tries, e.ID)
-	}
+	delete(c.commits, e.ID) // it is there again if the machine has it sent again
 	switch {
 	case result == control.Accepted && c.session != nil && c.session.cluster == e.Cluster:
 		c.session.committed(e.Cut)
@@ -391,6 +388,9 @@ func (c *Consumer) committed(e switchover.Commit, result, detail string) {
 		c.members[e.Cluster].poke() // the coordinator says what has become of the membership
 	}
 	c.step(switchover.Answered{Cluster: e.Cluster, ID: e.ID, Result: result, Detail: detail})
+	if _, again := c.commits[e.ID]; !again {
+		delete(c.tries, e.ID)
+	}
 }
 
 // halt drains the session and reports its final low-water marks.

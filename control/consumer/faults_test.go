@@ -1,0 +1,89 @@
+package consumer_test
+
+import (
+	"context"
+	"errors"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/segmentio/kafka-go"
+	"github.com/stretchr/testify/require"
+	"github.com/twmb/franz-go/pkg/kfake"
+	"github.com/twmb/franz-go/pkg/kmsg"
+
+	"github.com/starferry/starferry"
+	"github.com/starferry/starferry/control/consumer"
+	"github.com/starferry/starferry/internal/kafkatest"
+)
+
+// faulty is an estate whose old cluster does what a test says.
+func faulty(t *testing.T, partitions int) (*estate, *kfake.Cluster) {
+	t.Helper()
+	fake, old := kafkatest.Fake(t, "old")
+	_, target := kafkatest.Fake(t, "new")
+	e := &estate{t: t, old: old, new: target, group: kafkatest.Group(t), seen: newLedger()}
+	e.topic = kafkatest.Topic(t, old, partitions, nil)
+	kafkatest.MakeTopic(t, target, e.topic, partitions, nil)
+	return e, fake
+}
+
+// intercept has f answer requests of one kind as long as it wants to.
+func intercept(fake *kfake.Cluster, key kmsg.Key, f func(kmsg.Request) (kmsg.Response, error, bool)) {
+	fake.ControlKey(key.Int16(), func(req kmsg.Request) (kmsg.Response, error, bool) {
+		fake.KeepControl()
+		return f(req)
+	})
+}
+
+// committed waits until the group has committed an offset for a partition.
+func (e *estate) committed(c starferry.Cluster, p int, want starferry.Offset) {
+	e.t.Helper()
+	w := kafkatest.Open(e.t, c)
+	require.Eventually(e.t, func() bool {
+		got, err := w.Committed(context.Background(), e.group, nil)
+		return err == nil && got[e.tp(p)].Offset == want
+	}, patience, 5*time.Millisecond, "partition %d is never committed at %d", p, want)
+}
+
+// A membership that was lost while a commit stayed without an answer leaves
+// nothing behind: the next generation commits as it goes.
+func TestCommitsGoOnAfterOneThatWasNeverAnswered(t *testing.T) {
+	e, fake := faulty(t, 1)
+	e.produce(0, 5, e.old)
+	e.open("a", func(c *consumer.Config) { c.SessionTimeout = time.Second })
+	e.settled(5)
+	e.committed(e.old, 0, 5)
+
+	var mute, expel, expelled atomic.Bool
+	var late atomic.Int64
+	intercept(fake, kmsg.OffsetCommit, func(kmsg.Request) (kmsg.Response, error, bool) {
+		if !mute.Load() {
+			return nil, nil, false
+		}
+		if expelled.Load() {
+			late.Add(1)
+		}
+		return nil, errors.New("the connection breaks"), true
+	})
+	intercept(fake, kmsg.Heartbeat, func(req kmsg.Request) (kmsg.Response, error, bool) {
+		if !expel.CompareAndSwap(true, false) {
+			return nil, nil, false
+		}
+		expelled.Store(true)
+		resp := req.ResponseKind().(*kmsg.HeartbeatResponse)
+		resp.ErrorCode = int16(kafka.UnknownMemberId)
+		return resp, nil, true
+	})
+	mute.Store(true)
+	e.produce(0, 1, e.old)
+	e.settled(6)
+	expel.Store(true)
+	require.Eventually(t, func() bool { return late.Load() > 0 }, patience, time.Millisecond)
+	mute.Store(false)
+	require.Eventually(t, func() bool { return e.seen.total() > 6 }, patience, 5*time.Millisecond, "the new generation hands out what was not committed")
+	e.produce(0, 5, e.old)
+	require.Eventually(t, func() bool { return e.seen.count() == 11 }, patience, 5*time.Millisecond)
+	e.committed(e.old, 0, 11)
+}
+
