@@ -136,23 +136,47 @@ func (b *bench) runOurs(ctx context.Context, warm, load Load) (Copy, error) {
 	var last Copy
 	for _, l := range []Load{warm, load} {
 		b.say("copying %s by starferry", l.Topic)
-		ask := make(chan error, 1)
-		go func() { ask <- b.replicate(ctx, e, l) }()
-		if last, err = watch(ctx, "starferry", b.target.cluster, l.lanes(l.Topic), l, shard); err != nil {
-			return Copy{}, fmt.Errorf("%w; the request to copy said: %w", err, <-ask)
-		}
-		if err := <-ask; err != nil {
+		if last, err = b.copyOne(ctx, e, l, shard); err != nil {
 			return Copy{}, err
 		}
 	}
 	return last, nil
 }
 
-// replicate asks for the topic to be copied, as an operator would.
+// copyOne asks for one topic to be copied and measures it from its first record
+// on, which comes before the answer does.
+func (b *bench) copyOne(ctx context.Context, e *estate.Estate, l Load, shard *process.Process) (Copy, error) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	asked := make(chan struct{})
+	go func() {
+		defer close(asked)
+		if err := b.replicate(ctx, e, l); err != nil {
+			cancel(err)
+		}
+	}()
+	c, err := watch(ctx, "starferry", b.target.cluster, l.lanes(l.Topic), l, shard)
+	if err == nil {
+		<-asked
+	}
+	return c, errors.Join(err, context.Cause(ctx))
+}
+
+// replicate asks for the topic to be copied, as an operator would. An agent that
+// has just been started may not answer at once.
 func (b *bench) replicate(ctx context.Context, e *estate.Estate, l Load) error {
 	line := fmt.Sprintf("replicate([%q], source = cluster(%q), target = cluster(%q))", l.Topic, estate.Old, estate.New)
-	_, err := e.Command(ctx, "exec", "-c", line)
-	return err
+	for deadline := time.Now().Add(20 * time.Second); ; {
+		_, err := e.Command(ctx, "exec", "-c", line)
+		if err == nil || time.Now().After(deadline) {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return err
+		case <-time.After(200 * time.Millisecond):
+		}
+	}
 }
 
 func (b *bench) say(format string, args ...any) {
