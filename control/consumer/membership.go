@@ -51,9 +51,13 @@ func newMembership(c *Consumer, wc *wire.Cluster) *membership {
 // join asks for a new assignment; nonce changes the user data.
 func (m *membership) join(nonce int64) {
 	m.mu.Lock()
+	stays := m.wantGone // told to leave, and not gone yet
 	m.wantJoin, m.wantGone = true, false
 	m.nonce = max(m.nonce, nonce)
 	m.mu.Unlock()
+	if stays {
+		m.c.post(func() { m.c.departed(m.name) })
+	}
 	m.poke()
 }
 
