@@ -200,8 +200,8 @@ func (m *Member) lookAt(c starferry.ClusterName) {
 
 func (m *Member) assigned(e Assigned) {
 	s := m.sides[e.Cluster]
-	if s == nil {
-		return
+	if s == nil || !s.joining {
+		return // it has been told to leave since
 	}
 	s.standing, s.rejoin, s.force, s.lost, s.poison = true, false, false, false, false
 	if e.Generation != s.handledGen+1 {
