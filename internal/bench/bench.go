@@ -128,6 +128,9 @@ func (b *bench) runOurs(ctx context.Context, warm, load Load) (Copy, error) {
 		return Copy{}, err
 	}
 	defer agent.Stop()
+	if err := e.AwaitAgent(ctx); err != nil {
+		return Copy{}, err
+	}
 	shard, err := e.Shard("bench")
 	if err != nil {
 		return Copy{}, err
@@ -162,21 +165,11 @@ func (b *bench) copyOne(ctx context.Context, e *estate.Estate, l Load, shard *pr
 	return c, errors.Join(err, context.Cause(ctx))
 }
 
-// replicate asks for the topic to be copied, as an operator would. An agent that
-// has just been started may not answer at once.
+// replicate asks for the topic to be copied, as an operator would.
 func (b *bench) replicate(ctx context.Context, e *estate.Estate, l Load) error {
 	line := fmt.Sprintf("replicate([%q], source = cluster(%q), target = cluster(%q))", l.Topic, estate.Old, estate.New)
-	for deadline := time.Now().Add(20 * time.Second); ; {
-		_, err := e.Command(ctx, "exec", "-c", line)
-		if err == nil || time.Now().After(deadline) {
-			return err
-		}
-		select {
-		case <-ctx.Done():
-			return err
-		case <-time.After(200 * time.Millisecond):
-		}
-	}
+	_, err := e.Command(ctx, "exec", "-c", line)
+	return err
 }
 
 func (b *bench) say(format string, args ...any) {

@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/starferry/starferry/internal/process"
 )
@@ -67,6 +68,27 @@ func (e *Estate) Config() string { return e.config }
 
 // Agent starts the agent.
 func (e *Estate) Agent() (*process.Process, error) { return e.start("agent", "agent") }
+
+// agentWithin is how long an agent may take to answer.
+const agentWithin = 20 * time.Second
+
+// AwaitAgent waits until the agent answers. Shards and command lines that come
+// before give up.
+func (e *Estate) AwaitAgent(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, agentWithin)
+	defer cancel()
+	for {
+		_, err := e.Command(ctx, "runs")
+		if err == nil {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("the agent does not answer within %s: %w", agentWithin, err)
+		case <-time.After(100 * time.Millisecond):
+		}
+	}
+}
 
 // Shard starts a shard. A shard started again under the same id finds its store.
 func (e *Estate) Shard(id string) (*process.Process, error) {
