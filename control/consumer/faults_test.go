@@ -3,6 +3,7 @@ package consumer_test
 import (
 	"context"
 	"errors"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -13,6 +14,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/starferry/starferry"
+	"github.com/starferry/starferry/control"
 	"github.com/starferry/starferry/control/consumer"
 	"github.com/starferry/starferry/internal/kafkatest"
 )
@@ -87,3 +89,53 @@ func TestCommitsGoOnAfterOneThatWasNeverAnswered(t *testing.T) {
 	e.committed(e.old, 0, 11)
 }
 
+// outOfRange is an estate whose group has committed 5 of partition 0, from which
+// everything before 8 is deleted then. A real broker does not say where the log
+// begins.
+func outOfRange(t *testing.T) *estate {
+	e, fake := faulty(t, 2)
+	e.produce(0, 5, e.old)
+	a := e.open("a")
+	e.settled(5)
+	e.committed(e.old, 0, 5)
+	closeIn(t, a)
+	e.produce(0, 5, e.old)
+	require.NoError(t, fake.DeleteRecords(string(e.topic), 0, 8))
+	return e
+}
+
+func (e *estate) handled(values ...string) {
+	e.t.Helper()
+	require.Eventually(e.t, func() bool {
+		e.seen.mu.Lock()
+		defer e.seen.mu.Unlock()
+		for _, v := range values {
+			if e.seen.times[v] != 1 {
+				return false
+			}
+		}
+		return true
+	}, patience, 5*time.Millisecond, "not handled, or not once: %v", values)
+}
+
+func TestDeletedRecordsArePassedIfThePolicySaysSo(t *testing.T) {
+	for _, start := range []consumer.Start{consumer.Earliest, consumer.Latest} {
+		t.Run(string(start), func(t *testing.T) {
+			e := outOfRange(t)
+			e.open("b", func(c *consumer.Config) { c.Start = start })
+			e.handled("0/8", "0/9")
+			e.committed(e.old, 0, 10)
+			require.Equal(t, 7, e.seen.count())
+		})
+	}
+}
+
+func TestDeletedRecordsHoldAPartitionIfThePolicyRefuses(t *testing.T) {
+	e := outOfRange(t)
+	h, nats := e.withNATS()
+	e.open("b", nats, func(c *consumer.Config) { c.Start = consumer.Refuse })
+	h.all(1, "the refusal", func(l control.Lease) bool {
+		return strings.Contains(l.Refusal, e.tp(0).String()) && strings.Contains(l.Refusal, "records 5 to 7 were deleted")
+	})
+	require.Equal(t, 5, e.seen.count())
+}

@@ -2,6 +2,7 @@ package consumer
 
 import (
 	"context"
+	"fmt"
 	"slices"
 	"sync"
 	"time"
@@ -26,10 +27,11 @@ func (s *session) route() {
 	for s.ctx.Err() == nil {
 		missing := false
 		for _, p := range s.list() {
-			p.mu.Lock()
-			known := p.leader >= 0
-			p.mu.Unlock()
-			if known {
+			leader, free := p.route()
+			if free {
+				s.wakeUp(leader)
+			}
+			if leader >= 0 {
 				continue
 			}
 			leader, _, err := s.wc.Leader(s.ctx, p.tp)
@@ -117,7 +119,7 @@ func (s *session) request(broker int32, turn int) (*kmsg.FetchRequest, map[starf
 	var ready []*part
 	for _, p := range s.list() {
 		p.mu.Lock()
-		mine := p.leader == broker && !p.halted
+		mine := p.leader == broker && !p.halted && p.barred.IsZero()
 		if mine && p.full {
 			waiting = true
 		} else if mine {
@@ -215,7 +217,7 @@ func (s *session) take(resp *kmsg.FetchResponse, at map[starferry.TopicPartition
 func (s *session) partitionError(p *part, at starferry.Offset, fp *kmsg.FetchResponseTopicPartition) {
 	code := kafka.Error(fp.ErrorCode)
 	if code == kafka.OffsetOutOfRange {
-		s.outOfRange(p, at, starferry.Offset(fp.LogStartOffset))
+		s.outOfRange(p, at)
 		return
 	}
 	s.c.log.Warn("fetch", "cluster", s.cluster, "partition", p.tp, "error", code)
@@ -225,20 +227,42 @@ func (s *session) partitionError(p *part, at starferry.Offset, fp *kmsg.FetchRes
 	s.wc.Forget(p.tp.Topic)
 }
 
-// outOfRange: retention has overtaken the group, or the log was cut short.
-func (s *session) outOfRange(p *part, at, logStart starferry.Offset) {
-	if s.c.cfg.Start == Refuse || logStart <= at {
-		s.c.log.Error("the committed offset is out of range; the partition stands still until an offset in range is committed and the instance restarted",
-			"cluster", s.cluster, "partition", p.tp, "offset", at, "log_start", logStart)
-		s.pause(time.Second)
-		return
+// lookAgain is how long a partition that is out of range is left alone.
+const lookAgain = time.Second
+
+// outOfRange: retention has overtaken the group, or the log was cut short. The
+// answer to the fetch does not say where the log begins, so that is asked. The
+// other partitions of the broker are fetched meanwhile.
+func (s *session) outOfRange(p *part, at starferry.Offset) {
+	ctx, cancel := context.WithTimeout(s.ctx, lookAgain)
+	defer cancel()
+	got, err := s.wc.Offsets(ctx, []starferry.TopicPartition{p.tp}, wire.Earliest)
+	start, known := got[p.tp]
+	switch {
+	case err != nil || !known:
+		if s.ctx.Err() == nil {
+			s.c.log.Warn("find the start of a partition", "cluster", s.cluster, "partition", p.tp, "error", err)
+		}
+		p.bar("")
+	case start <= at:
+		s.refuse(p, fmt.Sprintf("%s on %s stands still: offset %d lies beyond the end of the log, which was cut short; set the group's offset and restart", p.tp, s.cluster, at))
+	case s.c.cfg.Start == Refuse:
+		s.refuse(p, fmt.Sprintf("%s on %s stands still: records %d to %d were deleted by retention before they were read, and the start policy refuses to pass them; set the group's offset, or Start, and restart", p.tp, s.cluster, at, start-1))
+	default:
+		if !p.jump(at, start) {
+			p.bar("") // what was fetched before is handled first
+			return
+		}
+		s.c.log.Error("records were deleted by retention before they were read", "cluster", s.cluster, "partition", p.tp, "from", at, "to", start)
 	}
-	s.c.log.Error("records were deleted by retention before they were read", "cluster", s.cluster, "partition", p.tp, "from", at, "to", logStart)
-	p.mu.Lock()
-	if p.fetchAt == at && p.queued == 0 && !p.inFlight {
-		p.fetchAt, p.next = logStart, max(p.next, logStart)
+}
+
+// refuse leaves a partition where it is and says so, in the log and the lease.
+func (s *session) refuse(p *part, why string) {
+	if p.bar(why) {
+		s.c.log.Error("partition refused", "cluster", s.cluster, "reason", why)
+		s.c.post(s.c.publish)
 	}
-	p.mu.Unlock()
 }
 
 // connections keeps fetch connections to one cluster warm: on a standby they

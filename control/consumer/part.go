@@ -37,6 +37,8 @@ type part struct {
 	first    int64 // and the first of this session
 	from     starferry.Offset
 	wake     chan struct{}
+	barred   time.Time // not fetched until then; zero: fetched
+	refusal  string    // why nothing is handed out
 }
 
 // chunk is what one fetch brought; next is the place after it.
@@ -93,12 +95,50 @@ func (p *part) state() control.PartitionState {
 	return st
 }
 
+// bar leaves the partition alone for a while. It reports whether the reason is
+// a new one.
+func (p *part) bar(why string) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	fresh := why != p.refusal
+	p.barred, p.refusal = time.Now().Add(lookAgain), why
+	return fresh
+}
+
+// route returns the leader, −1 while unknown, and whether the partition has
+// just become free to be fetched again.
+func (p *part) route() (leader int32, free bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if !p.barred.IsZero() && time.Now().After(p.barred) {
+		p.barred, free = time.Time{}, true
+	}
+	return p.leader, free
+}
+
+// jump goes on at a later place, once everything before it is handled.
+func (p *part) jump(at, to starferry.Offset) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.fetchAt != at || p.queued > 0 || p.inFlight {
+		return false
+	}
+	p.fetchAt, p.next, p.refusal = to, max(p.next, to), ""
+	return true
+}
+
+func (p *part) refused() string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.refusal
+}
+
 // add queues what a fetch at `at` brought; a late answer for another place is
 // dropped.
 func (p *part) add(at starferry.Offset, recs []records.Record, next, end starferry.Offset) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.end = end
+	p.end, p.refusal = end, ""
 	if p.halted || p.fetchAt != at || next <= at {
 		return
 	}

@@ -227,6 +227,9 @@ func (c *Consumer) publish() {
 	if c.session != nil {
 		for _, p := range c.session.list() {
 			l.Partitions = append(l.Partitions, p.state())
+			if l.Refusal == "" {
+				l.Refusal = p.refused()
+			}
 		}
 		slices.SortFunc(l.Partitions, func(a, b control.PartitionState) int { return a.Partition.Compare(b.Partition) })
 	}
