@@ -26,8 +26,8 @@ func numbered(from, n int) []kafka.Message {
 	return out
 }
 
-// "A copied record is on the target exactly once, in source order per
-// partition, byte for byte."
+// Guarantee 1: A copied record is on the target exactly once, in source order
+// per partition, byte for byte.
 func TestRecordsAreCopiedByteForByte(t *testing.T) {
 	w := newWorld(t)
 	topic := w.topic(3, nil)

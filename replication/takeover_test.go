@@ -114,8 +114,9 @@ func (w *world) segments(dir string) map[starferry.TopicPartition][]offsetmap.Se
 	return out
 }
 
-// "The offset map survives the loss of the Badger store": what is rebuilt from
-// the target log is what was lost, holes and fences included.
+// Guarantee 2: The offset map is exact in both directions, and survives the
+// loss of the store: what is rebuilt from the target log is what was lost,
+// holes and fences included.
 func TestALostMapIsRebuilt(t *testing.T) {
 	w := newWorld(t)
 	topic := w.topic(2, nil)

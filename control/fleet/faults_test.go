@@ -8,6 +8,7 @@ import (
 	"github.com/starferry/starferry"
 	"github.com/starferry/starferry/control"
 	"github.com/starferry/starferry/control/consumer"
+	"github.com/starferry/starferry/control/desired"
 	"github.com/starferry/starferry/control/fleet"
 	"github.com/starferry/starferry/control/switchover"
 	"github.com/stretchr/testify/require"
@@ -35,6 +36,8 @@ func (w *world) consumesOn(c starferry.Cluster) {
 	require.Eventually(w.t, func() bool { return w.handledOn(c) > before+50 }, patience, 10*time.Millisecond, "nothing is handled on %s", c.Name)
 }
 
+// Guarantee 4: One commit decides where a group lives; before it every failure
+// returns the group to where it was.
 func TestASwitchThatIsStoppedIsUndoneInEveryPhase(t *testing.T) {
 	for _, phase := range []string{"prepare", "drain", "seed", "decide"} {
 		t.Run(phase, func(t *testing.T) {
@@ -102,6 +105,7 @@ func TestAnotherAgentFinishesWhatADeadOneHasBegun(t *testing.T) {
 	w.nothingLost(stop)
 }
 
+// Guarantee 7: No record is skipped without an audit entry.
 func TestSettingsAreAcknowledgedByEveryone(t *testing.T) {
 	w, stop := running(t)
 	r, err := w.fleet.Throttle(t.Context(), fleet.ThrottleOrder{Group: w.group, Rate: 5000, By: "ann", Why: "test"})
@@ -115,6 +119,9 @@ func TestSettingsAreAcknowledgedByEveryone(t *testing.T) {
 	next := starferry.Offset(w.wrote)
 	s, err := w.fleet.Skip(t.Context(), fleet.SkipOrder{Group: w.group, Partition: w.tp(1), Range: starferry.Range{From: next + 2, To: next + 5}, By: "ann", Token: "s1"})
 	require.NoError(t, err)
+	trail, err := w.store.AuditLog(t.Context(), desired.AuditFilter{Group: w.group, Last: 1})
+	require.NoError(t, err)
+	require.Equal(t, []string{"skip", "ann", "s1"}, []string{trail[0].What, trail[0].Who, trail[0].Token})
 	again, err := w.fleet.Skip(t.Context(), fleet.SkipOrder{Group: w.group, Partition: w.tp(1), Range: starferry.Range{From: next + 2, To: next + 5}, By: "ann", Token: "s1"})
 	require.NoError(t, err)
 	require.Equal(t, s.Revision, again.Revision, "the same token must not skip again")

@@ -82,14 +82,15 @@ func lanes() []starferry.TopicPartition {
 	return all
 }
 
-// Open starts a world. Close ends it, also after an error.
+// Open starts a world. Close ends it.
 func Open(ctx context.Context, o Options) (*World, error) {
 	w := &World{Options: o, group: "orders", lanes: lanes(), processes: process.NewSet(o.Dir),
 		roles: map[string]*role{}, readers: map[starferry.ClusterName]*Reader{}}
 	w.onClose(w.processes.Close)
 	for _, step := range []func(context.Context) error{w.kafkas, w.topics, w.nats, w.programs, w.services} {
 		if err := step(ctx); err != nil {
-			return w, fmt.Errorf("open world: %w", err)
+			w.Close()
+			return nil, fmt.Errorf("open world: %w", err)
 		}
 	}
 	return w, nil

@@ -139,10 +139,10 @@ func runTrials(ctx context.Context, args []string) (err error) {
 	}()
 	fmt.Fprintln(os.Stderr, "seed", s.campaign.Seed)
 	w, err := chaos.Open(ctx, s.world)
-	defer w.Close()
 	if err != nil {
 		return err
 	}
+	defer w.Close()
 	summary, err := s.campaign.Run(ctx, w)
 	summary.Report(os.Stdout)
 	if err != nil {
