@@ -91,13 +91,15 @@ type side struct {
 	generation starferry.Generation
 	own, all   []starferry.TopicPartition
 
-	readID int64 // of the read under way; 0: none
-	known  bool  // found was read at all
+	readID int64           // of the read under way; 0: none
+	since  starferry.Epoch // decided for sure when that read was begun
+	known  bool            // found was read at all
 	found  Found
 	fresh  bool // found was read in this generation
 
 	handled    starferry.Cut // low-water marks when it last stopped fetching
 	handledGen starferry.Generation
+	due        starferry.Cut // of handled: not given to a commit yet
 
 	pending *Commit   // the one commit under way
 	queue   []*Commit // waiting behind it
@@ -194,7 +196,7 @@ func (m *Member) lookAt(c starferry.ClusterName) {
 	if s == nil {
 		return
 	}
-	s.readID = m.nextID()
+	s.readID, s.since = m.nextID(), 0
 	m.do(ReadCommits{Cluster: c, ID: s.readID})
 }
 
@@ -208,7 +210,7 @@ func (m *Member) assigned(e Assigned) {
 		s.handled = nil // others may have had a hand in it
 	}
 	s.member, s.generation, s.own, s.all = e.Member, e.Generation, e.Own, e.All
-	s.fresh, s.pending, s.queue = false, nil, nil
+	s.fresh, s.pending, s.queue, s.due = false, nil, nil, nil
 	if e.Cluster == m.home {
 		m.drained, m.cut = false, nil
 	}
@@ -235,7 +237,7 @@ func (m *Member) lost(e Lost) {
 		return
 	}
 	s.standing, s.rejoin, s.lost, s.fresh = false, true, true, false
-	s.pending, s.queue, s.poison, s.handled = nil, nil, false, nil
+	s.pending, s.queue, s.poison, s.handled, s.due = nil, nil, false, nil, nil
 	m.changed = true
 }
 
@@ -245,7 +247,10 @@ func (m *Member) lost(e Lost) {
 func (m *Member) rejoins() {
 	for _, c := range m.cfg.Clusters {
 		s := m.sides[c]
-		if !s.rejoin || c == m.fetching || s.busy() {
+		if !s.rejoin || c == m.fetching {
+			continue
+		}
+		if m.flush(s); s.busy() {
 			continue
 		}
 		s.rejoin = false
@@ -257,6 +262,15 @@ func (m *Member) rejoins() {
 		}
 		m.do(Join{Cluster: c, Standby: c != m.home})
 	}
+}
+
+// flush commits what was handled before a drain that ends before its own commit
+// could be sent: others may own these partitions next.
+func (m *Member) flush(s *side) {
+	if len(s.due) > 0 && s.name == m.home {
+		m.commit(s, control.Mark{State: control.Home, Epoch: m.epoch}, s.due)
+	}
+	s.due = nil
 }
 
 // busy: a commit is under way and may still be accepted.
@@ -297,7 +311,8 @@ func (m *Member) drainedAll(e Drained) {
 	s.handled, s.handledGen = e.Cut, s.generation
 	s.found = s.found.with(e.Cut, control.Mark{State: control.Home, Epoch: m.epoch})
 	if m.draining != 0 && s.standing && !m.wayOut {
-		return // committed as "draining"
+		s.due = e.Cut // committed as "draining"
+		return
 	}
 	m.commit(s, control.Mark{State: control.Home, Epoch: m.epoch}, e.Cut)
 }
@@ -365,8 +380,8 @@ func (m *Member) close() {
 	if !m.closing || m.fetching != "" {
 		return
 	}
-	for _, s := range m.sides {
-		if s.busy() {
+	for _, c := range m.cfg.Clusters {
+		if m.flush(m.sides[c]); m.sides[c].busy() {
 			return
 		}
 	}

@@ -46,6 +46,7 @@ func (m *Member) obey() {
 		m.join(p.Active)
 		m.lookAt(m.home)
 		m.lookAt(p.Active)
+		m.sides[p.Active].since = p.Epoch
 	}
 }
 
@@ -160,6 +161,7 @@ func (m *Member) drain() {
 		m.drained, m.cut, m.changed = true, cut, true
 		return
 	}
+	s.due = nil
 	m.commit(s, control.Mark{State: control.Draining, Epoch: m.draining}, cut)
 }
 

@@ -183,8 +183,8 @@ func (m *Member) live(c starferry.ClusterName, e starferry.Epoch) {
 	if !s.standing || s.fresh && m.proven(s) && s.found.judge().epoch >= e {
 		return // what was found before this epoch says nothing of it, such as on the way back
 	}
-	if s.fresh = false; s.readID == 0 {
-		m.lookAt(c)
+	if s.fresh = false; s.readID == 0 || s.since < e {
+		m.lookAt(c) // a read begun before the decision may have missed the seed
 	}
 }
 

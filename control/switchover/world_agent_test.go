@@ -17,41 +17,47 @@ import (
 // hire gives the world an agent that wants a switch.
 func (w *world) hire(r switchover.Request) {
 	w.agent = &agent{d: switchover.NewDriver(r), req: r}
-	w.tell(switchover.Passed{})
+	w.tell(w.agent, switchover.Passed{})
 }
 
-func (w *world) tell(n switchover.News) {
-	if a := w.agent; a != nil {
+// challenge gives it another agent, that wants the same.
+func (w *world) challenge(r switchover.Request) {
+	r.Token = "rival"
+	w.rival = &agent{d: switchover.NewDriver(r), req: r}
+	w.tell(w.rival, switchover.Passed{})
+}
+
+func (w *world) tell(a *agent, n switchover.News) {
+	if a != nil {
 		a.todo = append(a.todo, a.d.Step(w.now, n)...)
 	}
 }
 
 // drive lists what the agent may do next.
-func (w *world) drive(add func(string, func())) {
-	a := w.agent
+func (w *world) drive(a *agent, who string, add func(string, func())) {
 	if a == nil {
 		return
 	}
 	if a.leases == nil || !maps.EqualFunc(a.leases, w.leases, func(x, y control.Lease) bool { return fmt.Sprint(x) == fmt.Sprint(y) }) {
-		add("agent sees leases", func() {
+		add(who+" sees leases", func() {
 			a.leases = maps.Clone(w.leases)
 			var all []control.Lease
 			for _, id := range slices.Sorted(maps.Keys(a.leases)) {
 				all = append(all, a.leases[id])
 			}
-			w.tell(switchover.LeasesSeen{Leases: all})
+			w.tell(a, switchover.LeasesSeen{Leases: all})
 		})
 	}
 	if a.answer != nil {
-		add("agent has its answers", func() {
+		add(who+" has its answers", func() {
 			got := *a.answer
 			a.answer = nil
-			w.tell(got)
+			w.tell(a, got)
 		})
 	}
 	if len(a.todo) > 0 {
 		o := a.todo[0]
-		add(fmt.Sprintf("agent: %T %s", o, phaseOf(o)), func() { a.todo = a.todo[1:]; w.obey(a, o) })
+		add(fmt.Sprintf("%s: %T %s", who, o, phaseOf(o)), func() { a.todo = a.todo[1:]; w.obey(a, o) })
 	}
 }
 
@@ -68,16 +74,16 @@ func phaseOf(o switchover.Order) string {
 func (w *world) obey(a *agent, o switchover.Order) {
 	switch o := o.(type) {
 	case switchover.ReadStored:
-		w.tell(switchover.Stored{Placement: w.kv, Revision: w.rev})
+		w.tell(a, switchover.Stored{Placement: w.kv, Revision: w.rev})
 	case switchover.Write:
 		if o.Expect != w.rev {
-			w.tell(switchover.WriteLost{Detail: "lost the race"})
+			w.tell(a, switchover.WriteLost{Detail: "lost the race"})
 			return
 		}
 		p := o.Placement
 		w.kv = &p
 		w.rev++
-		w.tell(switchover.Written{Revision: w.rev})
+		w.tell(a, switchover.Written{Revision: w.rev})
 	case switchover.Ask:
 		got := w.answers(o)
 		a.answer = &got
@@ -135,7 +141,7 @@ func (w *world) do(a action) {
 // story is the end of what happened.
 func (w *world) story() string {
 	out := ""
-	for _, l := range w.log[max(0, len(w.log)-160):] {
+	for _, l := range slices.DeleteFunc(slices.Clone(w.log), func(l string) bool { return l == "time passes" }) {
 		out += l + "\n"
 	}
 	for _, c := range []starferry.ClusterName{"old", "new"} {
@@ -159,7 +165,7 @@ func (w *world) story() string {
 // passes only when nothing else can happen.
 func (w *world) finish() bool {
 	for range 20_000 {
-		if w.consumed() && (w.agent == nil || w.agent.done) || w.wrong != "" {
+		if w.consumed() && (w.agent == nil || w.agent.done) && (w.rival == nil || w.rival.done) || w.wrong != "" {
 			return true
 		}
 		var todo []action

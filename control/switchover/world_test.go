@@ -24,6 +24,7 @@ type world struct {
 	rev     uint64
 	leases  map[starferry.InstanceID]control.Lease
 	agent   *agent
+	rival   *agent                // asks for the same with another token
 	home    starferry.ClusterName // by the decisions accepted
 	decided starferry.Epoch
 	handed  map[starferry.TopicPartition]map[starferry.Offset]bool
@@ -65,6 +66,9 @@ type node struct {
 	writes  []*pendingCommit
 	lease   *control.Lease
 	seenRev uint64
+
+	sent       int64                 // id of the newest commit
+	configured starferry.ClusterName // home by the configuration
 }
 
 type nodeSide struct {
@@ -127,19 +131,23 @@ func newWorld(instances, partitions int, records starferry.Offset) *world {
 		w.end["old"][tp], w.end["new"][tp] = 1, 1
 	}
 	for i := range instances {
-		n := &node{id: starferry.InstanceID(fmt.Sprintf("i%d", i)), nats: true}
-		w.nodes = append(w.nodes, n)
-		w.boot(n)
+		w.deploy(i)
 	}
 	return w
 }
 
+func (w *world) deploy(i int) {
+	n := &node{id: starferry.InstanceID(fmt.Sprintf("i%d", i)), nats: true, configured: "old"}
+	w.nodes = append(w.nodes, n)
+	w.boot(n)
+}
+
 func (w *world) boot(n *node) {
 	n.boot++
-	n.up, n.session, n.last, n.reads, n.writes, n.lease, n.seenRev = true, nil, nil, nil, nil, nil, 0
+	n.up, n.session, n.last, n.reads, n.writes, n.lease, n.seenRev, n.sent = true, nil, nil, nil, nil, nil, 0, 0
 	n.sides = map[starferry.ClusterName]*nodeSide{"old": {}, "new": {}}
 	n.m = switchover.NewMember(switchover.MemberConfig{
-		Group: "g", Instance: n.id, Boot: fmt.Sprint("b", n.boot), Home: "old", DrainDeadline: 30_000,
+		Group: "g", Instance: n.id, Boot: fmt.Sprint("b", n.boot), Home: n.configured, DrainDeadline: 30_000,
 		Clusters: []starferry.ClusterName{"old", "new"},
 	})
 	w.step(n, switchover.Start{})
@@ -176,11 +184,19 @@ func (w *world) act(n *node, e switchover.Effect) {
 	case switchover.Halt:
 		n.session.halted = true
 	case switchover.Commit:
+		again := e.ID <= n.sent
+		n.sent = max(n.sent, e.ID)
+		if l := n.m.Lease(); e.Mark.State == control.Moved && !again && l.Drained != e.Mark.Epoch {
+			w.wrong = fmt.Sprintf("%s decides epoch %d without being drained for it (%d)", n.id, e.Mark.Epoch, l.Drained)
+		}
 		n.writes = append(n.writes, &pendingCommit{e: e})
 	case switchover.Publish:
 		l := n.m.Lease()
 		l.Topics, l.At = []starferry.Topic{"t"}, w.now
 		n.lease = &l
+	case switchover.Done:
+		n.up, n.session = false, nil
+		delete(w.leases, n.id)
 	}
 }
 
@@ -236,9 +252,13 @@ func (w *world) actions(faults bool) []action {
 			w.live(n, add)
 		} else {
 			add("restart "+string(n.id), func() { delete(w.leases, n.id); w.boot(n) })
+			if w.decided > 0 {
+				add("reconfigure and restart "+string(n.id), func() { delete(w.leases, n.id); n.configured = w.home; w.boot(n) })
+			}
 		}
 	}
-	w.drive(add)
+	w.drive(w.agent, "agent", add)
+	w.drive(w.rival, "rival", add)
 	add("time passes", func() { w.pass(100) })
 	if faults {
 		out = append(out, w.faults()...)
@@ -253,9 +273,8 @@ func (w *world) pass(ms int64) {
 			w.step(n, switchover.Tick{})
 		}
 	}
-	if w.agent != nil {
-		w.tell(switchover.Passed{})
-	}
+	w.tell(w.agent, switchover.Passed{})
+	w.tell(w.rival, switchover.Passed{})
 }
 
 func (w *world) coordinate(k *coordinator, add func(string, func())) {
@@ -395,6 +414,9 @@ func (w *world) take(e switchover.Commit) string {
 	w.log = append(w.log, fmt.Sprintf("    %s takes %s %v", e.Cluster, e.Mark, e.Cut))
 	for tp, p := range e.Cut {
 		mark := e.Mark
+		if was := k.commits[tp].Mark; was != nil && was.State == control.Moved && (mark.Epoch < was.Epoch || mark.Epoch == was.Epoch && mark.State != control.Moved) {
+			w.wrong = fmt.Sprintf("%s erases the decision %s of %s on %s", mark, *was, tp, e.Cluster)
+		}
 		k.commits[tp] = switchover.FoundCommit{Offset: p.Next, Mark: &mark}
 		for o := range p.Next {
 			if !w.handed[tp][o] {
@@ -448,60 +470,4 @@ func (w *world) work(n *node, s *nodeSession, add func(string, func())) {
 			s.inFlight = &tp
 		})
 	}
-}
-
-// excuse marks what an instance holds uncommitted as possibly repeated.
-func (w *world) excuse(n *node) {
-	mark := func(c starferry.ClusterName, cut starferry.Cut) {
-		for tp := range cut {
-			for o := w.co[c].commits[tp].Offset; o < w.limit; o++ {
-				if w.handed[tp][o] {
-					w.excused[tp][o] = true
-				}
-			}
-		}
-	}
-	if n.last != nil {
-		mark(n.last.cluster, n.last.pos)
-	}
-}
-
-func (w *world) faults() []action {
-	var out []action
-	add := func(name string, do func()) { out = append(out, action{"FAULT " + name, true, do}) }
-	for _, n := range w.nodes {
-		if !n.up {
-			continue
-		}
-		add("crash of "+string(n.id), func() { w.excuse(n); n.up = false })
-		if n.nats {
-			add(string(n.id)+" loses NATS", func() { n.nats = false; delete(w.leases, n.id) })
-		}
-		for _, k := range n.writes {
-			if k.result != "" {
-				continue
-			}
-			add("commit applied, answer lost", func() { w.excuse(n); w.take(k.e); k.result = control.Unclear })
-			add("commit delayed, no answer", func() { w.excuse(n); w.twins = append(w.twins, k.e); k.result = control.Unclear })
-		}
-	}
-	for _, k := range w.co {
-		if k.state == "Stable" {
-			add("rebalance of "+string(k.name), k.prepare)
-		}
-	}
-	if w.agent != nil {
-		add("the agent dies", func() { w.agent = nil })
-		add("the agent is replaced", func() { w.hire(w.agent.req) })
-	}
-	if w.kv != nil {
-		add("the deadline passes", func() { w.pass(20_000) })
-	}
-	slices.SortFunc(out, func(a, b action) int {
-		if a.name < b.name {
-			return -1
-		}
-		return 1
-	})
-	return out
 }
