@@ -212,8 +212,9 @@ func (c *Conn) token(token []byte) ([]byte, error) {
 // the connection on wrong credentials, as a broker that ends does: that is told
 // as a refusal but may be tried again.
 func (c *Conn) authError(m sasl.Mechanism, err error) error {
+	var refused kafka.Error // has the methods of a net.Error, so it is looked for first
 	var broken net.Error
-	if errors.As(err, &broken) {
+	if !errors.As(err, &refused) && errors.As(err, &broken) {
 		return fmt.Errorf("while authenticating with %s: %w", m.Name(), err)
 	}
 	if errors.Is(err, io.EOF) {

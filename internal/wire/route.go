@@ -104,6 +104,7 @@ func (c *Cluster) DoTxn(ctx context.Context, txid string, req kmsg.Request) (kms
 
 func (c *Cluster) coordinated(ctx context.Context, at coordinator, req kmsg.Request) (kmsg.Response, error) {
 	wait := c.newBackoff(retryWithin)
+	var before error // why it was tried again
 	for {
 		broker, err := c.coordinator(ctx, at)
 		var resp kmsg.Response
@@ -125,9 +126,13 @@ func (c *Cluster) coordinated(ctx context.Context, at coordinator, req kmsg.Requ
 				return nil, err
 			}
 		}
+		if ctx.Err() != nil && before != nil {
+			err = fmt.Errorf("%w: before that: %v", err, before) // its kind is not this one's
+		}
 		if !wait.next(ctx, err) {
 			return nil, fmt.Errorf("%s at the coordinator of %s on cluster %q: %w", kmsg.NameForKey(req.Key()), at, c.conf.Name, err)
 		}
+		before = err
 	}
 }
 

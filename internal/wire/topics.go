@@ -31,7 +31,7 @@ type ConfigEntry struct {
 	Sensitive bool // Value is withheld
 }
 
-// CreateTopic makes a topic and waits until all its partitions have leaders. If
+// CreateTopic makes a topic and waits until the leaders of all its partitions answer. If
 // it exists already, errors.Is(err, kafka.TopicAlreadyExists) holds.
 func (c *Cluster) CreateTopic(ctx context.Context, spec TopicSpec) error {
 	t := kmsg.NewCreateTopicsRequestTopic()
@@ -66,13 +66,25 @@ func (c *Cluster) awaitLeaders(ctx context.Context, spec TopicSpec) error {
 		if err != nil {
 			return fmt.Errorf("await topic %s: %w", spec.Topic, err)
 		}
-		if err = ready(m.Topics[spec.Topic], spec.Partitions); err == nil {
-			return nil
+		t := m.Topics[spec.Topic]
+		if err = ready(t, spec.Partitions); err == nil {
+			// Brokers know of a leader before the leader does.
+			if _, err = c.Offsets(ctx, t.all(spec.Topic), Earliest); err == nil {
+				return nil
+			}
 		}
 		if !wait.next(ctx, err) {
 			return fmt.Errorf("topic %s was created on cluster %q but has no leaders yet: %w", spec.Topic, c.conf.Name, err)
 		}
 	}
+}
+
+func (t TopicMeta) all(topic starferry.Topic) []starferry.TopicPartition {
+	tps := make([]starferry.TopicPartition, len(t.Partitions))
+	for i, p := range t.Partitions {
+		tps[i] = starferry.TopicPartition{Topic: topic, Partition: p.Partition}
+	}
+	return tps
 }
 
 func ready(t TopicMeta, partitions int) error {
