@@ -139,3 +139,9 @@ func TestDeletedRecordsHoldAPartitionIfThePolicyRefuses(t *testing.T) {
 	})
 	require.Equal(t, 5, e.seen.count())
 }
+
+func (e *estate) end(p int) starferry.Offset {
+	e.seen.mu.Lock()
+	defer e.seen.mu.Unlock()
+	return starferry.Offset(e.seen.wrote[e.tp(p)])
+}

@@ -35,6 +35,7 @@ type Member struct {
 	stopping  bool                  // Halt was given, Drained is awaited
 	surveying bool                  // no commit at the configured home: looks at all others
 	fresh     bool                  // a group without any commit: the configuration says where it lives
+	lived     starferry.ClusterName // home, once it has fetched there
 	closing   bool
 	closed    bool
 	seeded    seedDone
@@ -344,7 +345,7 @@ func (m *Member) resume() {
 		return
 	}
 	m.refuse("")
-	m.fetching = m.home
+	m.fetching, m.lived = m.home, m.home
 	m.changed = true
 	m.do(Fetch{Cluster: m.home, Cut: cut, Start: missing, Epoch: m.epoch})
 }

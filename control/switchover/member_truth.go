@@ -124,6 +124,10 @@ func (m *Member) readDraining(s *side, v verdict) {
 // configuration says, unless another cluster knows it.
 func (m *Member) readNothing(s *side) {
 	if m.home != "" {
+		if s.name == m.home && s.fresh && m.lived == m.home && len(s.found) > 0 {
+			m.fresh = true // members that run another client have overwritten the marks
+			return
+		}
 		if s.name == m.home && s.fresh && !m.fresh {
 			m.refuse(fmt.Sprintf("the group has moved to %s (epoch %d) but has no commit there: its offsets may have expired; set them with an offset tool and restart",
 				s.name, m.epoch))
@@ -175,7 +179,7 @@ func (m *Member) live(c starferry.ClusterName, e starferry.Epoch) {
 	if m.home == c && m.epoch >= e {
 		return
 	}
-	m.home, m.epoch, m.fresh = c, max(m.epoch, e), false
+	m.home, m.epoch, m.fresh, m.lived = c, max(m.epoch, e), false, ""
 	m.draining, m.drained, m.cut, m.wayOut = 0, false, nil, false
 	m.refusal, m.changed = "", true
 	m.join(c)
