@@ -221,3 +221,36 @@ func TestAPlanWritesNothing(t *testing.T) {
 	require.NoError(t, err)
 	require.Empty(t, runs)
 }
+
+// Whoever takes up a run again hears how that ends, not how the run ended the
+// time before, though agents tell that for a while: one answer is given, not two.
+func TestANewEndReplacesTheOld(t *testing.T) {
+	p := newPlace(t)
+	p.agent()
+	p.agent()
+	run := api.NewRunName("nothing.star")
+	end := p.follow(run, func() error {
+		_, err := p.client.Start(p.ctx(), api.RunRequest{Run: run, File: "nothing.star", Files: map[string]string{"nothing.star": `
+def look(m):
+    expect(True, "all is well")
+
+m = migration(name = "nothing", phases = [phase("look", do = look)])
+`}})
+		return err
+	})
+	require.Equal(t, scripting.StateFinished, end.Outcome.State)
+	end = p.follow(run, func() error { return p.client.Rollback(p.ctx(), run, "test") })
+	require.Equal(t, scripting.StateRolledBack, end.Outcome.State)
+
+	inbox := nats.NewInbox()
+	answers, err := p.client.Conn.SubscribeSync(inbox)
+	require.NoError(t, err)
+	require.NoError(t, p.client.Conn.PublishRequest(api.SubjectOwner(run), inbox, nil))
+	var owner api.Progress
+	m, err := answers.NextMsg(5 * time.Second)
+	require.NoError(t, err)
+	require.NoError(t, api.Open(m.Data, &owner))
+	require.Equal(t, scripting.StateRolledBack, owner.Ending.Outcome.State)
+	_, err = answers.NextMsg(300 * time.Millisecond)
+	require.ErrorIs(t, err, nats.ErrTimeout, "a second answer")
+}

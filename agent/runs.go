@@ -29,9 +29,11 @@ var errStopping = errors.New("the agent is stopping; the run stays open in the j
 type active struct {
 	run    string
 	mu     sync.Mutex
-	ending *api.Ending // nil: running
+	ending *api.Ending   // nil: running
+	over   chan struct{} // closed: another has taken the run up, and answers for it
 	begun  chan struct{}
 	once   sync.Once
+	retire sync.Once
 	failed chan error // the run ended before it had begun
 }
 
@@ -39,6 +41,19 @@ func (a *active) progress(agent string) api.Progress {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	return api.Progress{Run: a.run, Agent: agent, Running: a.ending == nil, Ending: a.ending}
+}
+
+// asked answers whoever follows the run. What asks for no answer is the word that
+// the run begins anew somewhere: how it ended before is of no interest then.
+func (a *Agent) asked(act *active, m *nats.Msg) {
+	p := act.progress(a.id)
+	if m.Reply != "" {
+		a.respond(m, p, nil)
+		return
+	}
+	if !p.Running {
+		act.retire.Do(func() { close(act.over) })
+	}
 }
 
 // work is what is done with a run: Run, Resume or Rollback.
@@ -65,8 +80,8 @@ func (a *Agent) begin(ctx context.Context, run, by string, fresh bool, do work) 
 		}
 		started = sync.OnceFunc(start.release)
 	}
-	act := &active{run: run, begun: make(chan struct{}), failed: make(chan error, 1)}
-	sub, err := a.nc.Subscribe(api.SubjectOwner(run), func(m *nats.Msg) { a.respond(m, act.progress(a.id), nil) })
+	act := &active{run: run, begun: make(chan struct{}), over: make(chan struct{}), failed: make(chan error, 1)}
+	sub, err := a.answerFor(act)
 	if err != nil {
 		started()
 		own.release()
@@ -78,7 +93,7 @@ func (a *Agent) begin(ctx context.Context, run, by string, fresh bool, do work) 
 		a.carryOut(runCtx, act, by, do)
 		started()
 		own.release()
-		a.linger()
+		a.linger(act)
 		_ = sub.Unsubscribe() // the connection may be closed already
 	})
 	select {
@@ -90,6 +105,21 @@ func (a *Agent) begin(ctx context.Context, run, by string, fresh bool, do work) 
 	case <-ctx.Done():
 		return fmt.Errorf("start run %s: nothing journaled within %v; it may still begin: look with `starferry status %s`", run, startWithin, run)
 	}
+}
+
+// answerFor silences those who still tell how the run ended last time, and
+// answers for it from now on.
+func (a *Agent) answerFor(act *active) (*nats.Subscription, error) {
+	if err := a.nc.Publish(api.SubjectOwner(act.run), nil); err != nil {
+		return nil, err
+	}
+	return a.nc.Subscribe(api.SubjectOwner(act.run), func(m *nats.Msg) {
+		select {
+		case <-act.over:
+		default:
+			a.asked(act, m)
+		}
+	})
 }
 
 // own takes the run into this agent's hands. A run in the hands of a living
@@ -131,9 +161,10 @@ func (a *Agent) carryOut(ctx context.Context, act *active, by string, do work) {
 }
 
 // linger keeps answering for a while, so that whoever follows hears the end.
-func (a *Agent) linger() {
+func (a *Agent) linger(act *active) {
 	select {
 	case <-a.ctx.Done():
+	case <-act.over:
 	case <-time.After(answerAfter):
 	}
 }

@@ -34,7 +34,9 @@ const (
 	SubjectHistory  = "starferry.agent.history"
 )
 
-// SubjectOwner is answered by the agent that carries out a run.
+// SubjectOwner is answered by the agent that carries out a run, and for a while
+// by the one that did. A message on it that asks for no answer says that the run
+// begins anew: whoever tells of its last end falls silent.
 func SubjectOwner(run string) string { return "starferry.owner." + token(run) }
 
 // SubjectEvents is where a run's events are published.
