@@ -102,6 +102,9 @@ func judgeLag(lag Lag, limit int64) lagAnswer {
 	}
 	stopped := reasons(lag.Stopped)
 	behind := fmt.Sprintf("%d of %s over the limit, worst: %s", over, count(len(parts), "partition"), strings.Join(worst, ", "))
+	if len(lag.Stalled) > 0 {
+		behind += "; held up: " + firstFew(reasons(lag.Stalled))
+	}
 	switch {
 	case len(stopped) > 0:
 		a.verdict, a.final, a.found = "FAIL", true, "FAIL: stopped and not moving by itself: "+firstFew(stopped)

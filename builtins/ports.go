@@ -85,6 +85,8 @@ type Lag struct {
 	Unknown map[starferry.TopicPartition]string `json:"unknown,omitempty"`
 	// Stopped says for each partition that will not move by itself why not.
 	Stopped map[starferry.TopicPartition]string `json:"stopped,omitempty"`
+	// Stalled says what holds up a partition that goes on by itself afterwards.
+	Stalled map[starferry.TopicPartition]string `json:"stalled,omitempty"`
 }
 
 // ReplicateRequest asks for a link.

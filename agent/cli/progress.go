@@ -122,7 +122,13 @@ func describe(e scripting.Event) string {
 	case scripting.Intent:
 		return join("  "+call, text)
 	case scripting.Done:
-		return join("  "+e.Builtin, "done", text)
+		switch {
+		case e.Error != "":
+			return join("  "+e.Builtin, "failed", text)
+		case text != "": // how an effect was settled of which nobody had known
+			return join("  "+e.Builtin, text)
+		}
+		return join("  "+e.Builtin, "done")
 	case scripting.Note:
 		return join("  |", text)
 	}

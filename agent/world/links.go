@@ -118,8 +118,12 @@ func (l *Links) LinkLag(ctx context.Context, name starferry.LinkName) (builtins.
 	}
 	lag := builtins.Lag{
 		Records: map[starferry.TopicPartition]int64{}, Unknown: map[starferry.TopicPartition]string{}, Stopped: map[starferry.TopicPartition]string{},
+		Stalled: map[starferry.TopicPartition]string{},
 	}
 	for _, lane := range s.Lanes {
+		if lane.State == replication.Stalled {
+			lag.Stalled[lane.Partition] = lane.Reason
+		}
 		switch {
 		case lane.State == replication.Stopped:
 			lag.Stopped[lane.Partition] = lane.Reason
