@@ -42,6 +42,7 @@ type world struct {
 	handled map[string]int // by value
 	on      map[starferry.ClusterName]int
 	wrote   int
+	hold    func(value string) <-chan struct{} // whose handler waits, for what
 }
 
 func newWorld(t *testing.T, partitions int) *world {
@@ -90,7 +91,22 @@ func (w *world) instance(name string) *consumer.Consumer {
 	return c
 }
 
-func (w *world) handle(_ context.Context, r consumer.Record) error {
+func (w *world) seen() int {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return len(w.handled)
+}
+
+func (w *world) handle(ctx context.Context, r consumer.Record) error {
+	if w.hold != nil {
+		if c := w.hold(string(r.Value)); c != nil {
+			select {
+			case <-c:
+			case <-ctx.Done():
+				return ctx.Err()
+			}
+		}
+	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.handled[string(r.Value)]++
