@@ -10,7 +10,7 @@ func expectEntry() *scripting.Builtin {
 	return &scripting.Builtin{
 		Name: "expect", Class: scripting.Check, Returns: "None",
 		Doc:     "Stops the run unless the condition holds.",
-		Example: `expect(report.exact == report.partitions, "every partition has an exact place")`,
+		Example: `expect(report.exact, "every partition went on at its place")`,
 		Params: []scripting.Param{
 			{Name: "condition", Type: scripting.BoolType(), Required: true, Doc: "what must be True"},
 			{Name: "message", Type: scripting.StringType(), Required: true, Doc: "what is expected, in words"},

@@ -14,7 +14,7 @@ func switchConsumerEntry(p Ports, t typeSet) *scripting.Builtin {
 	s := switchConsumer{p}
 	return &scripting.Builtin{
 		Name: "switch_consumer", Class: scripting.Effect, Rev: 1,
-		Returns: "struct(group, source, target, epoch, cut, seeds, exact, partitions, changed, pauses_ms, control_ms, instances, repeats, attempts)",
+		Returns: "struct(group, source, target, epoch, cut, seeds, exact, exact_partitions, partitions, changed, pauses_ms, control_ms, instances, repeats, attempts)",
 		Doc:     "Moves a consumer group to another cluster, to exactly the same place, while it is running. Before the decision every failure leaves it where it was.",
 		Example: `report = switch_consumer("billing", source = old, target = new, link = m.out.copy.link)`,
 		Params: []scripting.Param{
@@ -40,7 +40,7 @@ func (s switchConsumer) plan(ctx context.Context, c scripting.Call) (scripting.P
 	if err != nil {
 		return scripting.Prediction{}, fmt.Errorf("find home of group %s: %w", g, err)
 	}
-	result := unknownFields("epoch", "cut", "seeds", "exact", "partitions", "changed", "pauses_ms", "control_ms", "instances", "repeats", "attempts")
+	result := unknownFields("epoch", "cut", "seeds", "exact", "exact_partitions", "partitions", "changed", "pauses_ms", "control_ms", "instances", "repeats", "attempts")
 	result["group"], result["source"], result["target"] = g, typedCluster(source), typedCluster(target)
 	pred := scripting.Prediction{Result: result, AtMost: c.Args.Duration("within")}
 	switch {
@@ -88,13 +88,26 @@ func (s switchConsumer) run(ctx context.Context, c scripting.Call) (any, error) 
 	if err != nil {
 		return nil, fmt.Errorf("switch group %s from %s to %s: %w", q.Group, q.Source, q.Target, err)
 	}
-	return fields(report, map[string]any{"partitions": len(report.Seeds), "changed": true})
+	return s.result(report, true)
+}
+
+// result is the report as scripts see it. exact is True if every partition of
+// the cut went on at a place of the target; exact_partitions counts those whose
+// next record is copied itself, the others stood before a hole, such as a
+// transaction's marker, and went on behind it.
+func (s switchConsumer) result(r SwitchReport, changed bool) (any, error) {
+	exact := len(r.Cut) == len(r.Seeds)
+	for tp := range r.Cut {
+		_, seeded := r.Seeds[tp]
+		exact = exact && seeded
+	}
+	return fields(r, map[string]any{"exact": exact, "exact_partitions": r.Exact, "partitions": len(r.Cut), "changed": changed})
 }
 
 // unchanged is the report of a group that lived on the target already.
 func (s switchConsumer) unchanged(c scripting.Call) (any, error) {
-	return fields(SwitchReport{Group: groupArg(c), Source: clusterArg(c, "source"), Target: clusterArg(c, "target"), Cut: starferry.Cut{}, Seeds: starferry.Cut{},
-		Pauses: map[starferry.TopicPartition]float64{}, Instances: []string{}}, map[string]any{"partitions": 0, "changed": false})
+	return s.result(SwitchReport{Group: groupArg(c), Source: clusterArg(c, "source"), Target: clusterArg(c, "target"), Cut: starferry.Cut{}, Seeds: starferry.Cut{},
+		Pauses: map[starferry.TopicPartition]float64{}, Instances: []string{}}, false)
 }
 
 // open reports whether a switch of the group is under way and undecided.
@@ -114,7 +127,7 @@ func (s switchConsumer) reconcile(ctx context.Context, c scripting.Call) (script
 	case (home.Cluster == target && home.Token == c.Token) || open(home):
 		report, err := s.p.Hand.Switch(ctx, s.request(c))
 		if err == nil {
-			v, err := fields(report, map[string]any{"partitions": len(report.Seeds), "changed": true})
+			v, err := s.result(report, true)
 			return scripting.Happened, v, err
 		}
 		after, herr := s.p.Hand.Home(ctx, groupArg(c))

@@ -91,7 +91,7 @@ func TestFailedVerifySwitchesBackAndSaysWhatIsHeld(t *testing.T) {
 	require.Equal(t, scripting.ExitUnmet, scripting.ExitCode(err))
 	require.Equal(t, starferry.ClusterName("old"), w.Lives.Cluster, "the phase undid itself")
 	require.Contains(t, w.Links, starferry.LinkName("old-new"), "the copy stays")
-	for _, want := range []string{"every partition went on at its exact place", "found:    4", "move_group.star:", "undone:   move group billing back", "copy/2:replicate", "starferry resume r1", "starferry rollback r1"} {
+	for _, want := range []string{"every partition went on at its exact place", "orders/3", "move_group.star:", "undone:   move group billing back", "copy/2:replicate", "starferry resume r1", "starferry rollback r1"} {
 		require.Contains(t, err.Error(), want)
 	}
 

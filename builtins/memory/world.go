@@ -24,7 +24,7 @@ type World struct {
 	Set        builtins.GroupSettings
 	Behind     map[starferry.TopicPartition]int64
 	Unmeasured map[starferry.TopicPartition]string
-	Exact      int
+	Exact      int // partitions that a switch finds a place for, of 5
 	Writes     int
 	Effects    map[string]int // by what and token
 	CaughtUp   int64          // how much each poll's sleep shortens the lag
@@ -146,11 +146,15 @@ func (w *World) Switch(_ context.Context, r builtins.SwitchRequest) (builtins.Sw
 		}
 		w.Lives = builtins.GroupHome{Group: r.Group, Cluster: r.Target, Epoch: w.Lives.Epoch + 1, Phase: "steady", Token: r.Token}
 	}
-	seeds := starferry.Cut{}
+	cut, seeds := starferry.Cut{}, starferry.Cut{}
 	for p := range 5 {
-		seeds[starferry.TopicPartition{Topic: "orders", Partition: starferry.Partition(p)}] = starferry.Place{Next: 7}
+		tp := starferry.TopicPartition{Topic: "orders", Partition: starferry.Partition(p)}
+		cut[tp] = starferry.Place{Next: 7}
+		if p < w.Exact {
+			seeds[tp] = starferry.Place{Next: 9}
+		}
 	}
-	return builtins.SwitchReport{Group: r.Group, Source: r.Source, Target: r.Target, Epoch: w.Lives.Epoch, Seeds: seeds, Exact: w.Exact, Attempts: 1}, nil
+	return builtins.SwitchReport{Group: r.Group, Source: r.Source, Target: r.Target, Epoch: w.Lives.Epoch, Cut: cut, Seeds: seeds, Exact: 1, Attempts: 1}, nil
 }
 func (w *World) Home(_ context.Context, g starferry.Group) (builtins.GroupHome, error) {
 	return w.Lives, nil
