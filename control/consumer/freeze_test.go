@@ -38,7 +38,7 @@ func (e *estate) process(bin, name string, session time.Duration) *process {
 	p := &process{t: e.t, out: filepath.Join(e.t.TempDir(), name)}
 	address := func(c starferry.Cluster) string { return string(c.Name) + "=" + strings.Join(c.Brokers, "+") }
 	p.cmd = exec.CommandContext(context.WithoutCancel(e.t.Context()), bin, "-clusters", address(e.old)+","+address(e.new), "-group", string(e.group), "-topics", string(e.topic),
-		"-instance", name, "-session", session.String(), "-work", "2ms", "-out", p.out)
+		"-instance", name, "-session", session.String(), "-work", "50us", "-out", p.out)
 	p.cmd.Stderr = os.Stderr
 	if os.Getenv("STARFERRY_TEST_LOG") == "" {
 		p.cmd.Stderr = nil
@@ -79,14 +79,14 @@ func TestAFrozenProcessAsksBeforeItGoesOn(t *testing.T) {
 	e, _ := faulty(t, partitions)
 	bin := build(t)
 	for p := range partitions {
-		e.produce(p, 3000, e.old)
+		e.produce(p, 6000, e.old)
 	}
 	frozen := e.process(bin, "a", session)
 	require.Eventually(t, func() bool { return len(frozen.lines()) > 400 }, patience, 5*time.Millisecond)
 	frozen.signal(syscall.SIGSTOP)
 	stopped := time.Now()
 	other := e.process(bin, "b", session)
-	require.Eventually(t, func() bool { return len(other.lines()) > 6000 && time.Since(stopped) > 2*session }, 3*patience, 20*time.Millisecond)
+	require.Eventually(t, func() bool { return len(other.lines()) > 10000 && time.Since(stopped) > 2*session }, 3*patience, 20*time.Millisecond)
 	before, taken := len(frozen.lines()), map[string]bool{}
 	for _, l := range other.lines() {
 		taken[l] = true
@@ -100,7 +100,7 @@ func TestAFrozenProcessAsksBeforeItGoesOn(t *testing.T) {
 		}
 		return times
 	}
-	require.Eventually(t, func() bool { return len(all()) == 3000*partitions }, 3*patience, 50*time.Millisecond, "records are lost")
+	require.Eventually(t, func() bool { return len(all()) == 6000*partitions }, 3*patience, 50*time.Millisecond, "records are lost")
 	late := map[string]int{}
 	for _, l := range frozen.lines()[before:] {
 		if taken[l] {
