@@ -68,7 +68,7 @@ func (w *world) faults() []action {
 	if w.agent != nil && w.rival == nil {
 		add("rival with another token", func() { w.challenge(w.agent.req) })
 	}
-	if w.kv != nil && w.kv.Open() && w.kv.Phase != control.Decide {
+	if w.kv != nil && w.kv.Phase == control.Prepare {
 		w.haste(add)
 	}
 	if w.kv != nil {
