@@ -8,6 +8,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/starferry/starferry"
+	"github.com/starferry/starferry/internal/wire"
 )
 
 // The assignors, by the names and with the results of Kafka's own clients, so
@@ -22,14 +23,13 @@ func subscriptions(members []kmsg.JoinGroupResponseMember) (map[string][]starfer
 	wants := map[string][]starferry.Topic{}
 	topics := map[starferry.Topic]bool{}
 	for _, mem := range members {
-		meta := kmsg.NewConsumerMemberMetadata()
-		if err := meta.ReadFrom(mem.ProtocolMetadata); err != nil {
-			return nil, nil, fmt.Errorf("read subscription of member %s: %w", mem.MemberID, err)
+		want, _, err := wire.Subscription(mem.ProtocolMetadata)
+		if err != nil {
+			return nil, nil, fmt.Errorf("member %s: %w", mem.MemberID, err)
 		}
-		wants[mem.MemberID] = []starferry.Topic{}
-		for _, t := range meta.Topics {
-			wants[mem.MemberID] = append(wants[mem.MemberID], starferry.Topic(t))
-			topics[starferry.Topic(t)] = true
+		wants[mem.MemberID] = want
+		for _, t := range want {
+			topics[t] = true
 		}
 	}
 	return wants, slices.Sorted(maps.Keys(topics)), nil

@@ -38,8 +38,8 @@ func TestATargetThatDoesNotLetUsIn(t *testing.T) {
 	h.shards(1)
 	s := h.busy(1, 3)
 	for name, words := range map[string][]string{
-		"down":   {"cluster down", "127.0.0.1:1", "connection refused", "check"},
-		"locked": {"cluster locked", "mover", "SCRAM-SHA-512", "check"},
+		"down":   {`connect to cluster "down"`, "127.0.0.1:1", "connection refused", "check that the broker runs"},
+		"locked": {`cluster "locked"`, "mover", "SCRAM-SHA-512", "check"},
 	} {
 		args := h.moveArguments(s.group)
 		args[7] = "target=" + name

@@ -3,6 +3,7 @@ package wire
 import (
 	"context"
 	"fmt"
+	"slices"
 
 	"github.com/twmb/franz-go/pkg/kmsg"
 
@@ -73,12 +74,8 @@ func readMember(m kmsg.DescribeGroupsResponseGroupMember, protocolType string) G
 	if protocolType != "consumer" {
 		return g
 	}
-	var meta kmsg.ConsumerMemberMetadata
-	if meta.ReadFrom(m.ProtocolMetadata) == nil {
-		for _, t := range meta.Topics {
-			g.Topics = append(g.Topics, starferry.Topic(t))
-		}
-		g.UserData = meta.UserData
+	if topics, user, err := Subscription(m.ProtocolMetadata); err == nil {
+		g.Topics, g.UserData = topics, user
 	}
 	var given kmsg.ConsumerMemberAssignment
 	if given.ReadFrom(m.MemberAssignment) == nil {
@@ -89,6 +86,25 @@ func readMember(m kmsg.DescribeGroupsResponseGroupMember, protocolType string) G
 		}
 	}
 	return g
+}
+
+// Subscription reads which topics a member of a consumer group wants, from what
+// it sent with JoinGroup. Versions above 0 only append fields, and not everyone
+// who claims one appends them (kafka-go does not), so all are read as version 0.
+func Subscription(b []byte) (topics []starferry.Topic, userData []byte, err error) {
+	plain := slices.Clone(b)
+	if len(plain) >= 2 {
+		plain[0], plain[1] = 0, 0
+	}
+	meta := kmsg.NewConsumerMemberMetadata()
+	if err := meta.ReadFrom(plain); err != nil {
+		return nil, nil, fmt.Errorf("read subscription of %d bytes: %w", len(b), err)
+	}
+	topics = make([]starferry.Topic, len(meta.Topics))
+	for i, t := range meta.Topics {
+		topics[i] = starferry.Topic(t)
+	}
+	return topics, meta.UserData, nil
 }
 
 // Groups lists the groups of all brokers.
