@@ -145,3 +145,54 @@ func (e *estate) end(p int) starferry.Offset {
 	defer e.seen.mu.Unlock()
 	return starferry.Offset(e.seen.wrote[e.tp(p)])
 }
+
+// A survivor reports what may have been handled twice, even if it takes over
+// before the lease of the one that died has run out.
+func TestASurvivorReportsWhatMayRepeat(t *testing.T) {
+	e, _ := faulty(t, 1)
+	h, nats := e.withNATS()
+	quick := func(c *consumer.Config) { c.SessionTimeout = time.Second }
+	e.produce(0, 10, e.old)
+	a := e.open("a", nats, quick)
+	e.settled(10)
+	e.committed(e.old, 0, 10)
+	closeIn(t, a)
+	a = e.open("a", nats, quick, func(c *consumer.Config) { c.CommitInterval = time.Hour })
+	e.produce(0, 10, e.old)
+	e.settled(20)
+	h.all(1, "the position", func(l control.Lease) bool { return len(l.Partitions) == 1 && l.Partitions[0].Position == 20 })
+	e.open("b", nats, quick)
+	a.Kill()
+	require.Eventually(t, func() bool { return e.seen.total() == 30 }, patience, 5*time.Millisecond)
+	h.one("the range", func(l control.Lease) bool {
+		return l.Instance == "b" && len(l.Repeats) == 1 && l.Repeats[0].Range == starferry.Range{From: 10, To: 20}
+	})
+}
+
+// A standby that goes away harms nothing: neither the work at home nor the
+// close.
+func TestAStandbyThatIsDownHarmsNothing(t *testing.T) {
+	e, _ := faulty(t, 2)
+	gone, target := kafkatest.Fake(t, "new")
+	e.new = target
+	kafkatest.MakeTopic(t, target, e.topic, 2, nil)
+	h, nats := e.withNATS()
+	a := e.open("a", nats)
+	e.produce(0, 5, e.old)
+	e.settled(5)
+	h.put(func(p *control.Placement) { p.Epoch = 1 })
+	h.prepare(1, e.new.Name)
+	gone.Close()
+	for i := range 20 {
+		e.produce(i%2, 5, e.old)
+		e.settled(5 * (i + 2))
+	}
+	e.committed(e.old, 1, 50)
+	h.put(func(p *control.Placement) { p.Phase, p.Target = control.Steady, "" }) // it leaves
+	e.produce(0, 5, e.old)
+	e.settled(110)
+	closeIn(t, a)
+	e.produce(0, 5, e.old)
+	e.open("b", nats) // and starts without it
+	e.settled(115)
+}

@@ -261,28 +261,36 @@ func (c *Consumer) firstHanded(p *part) {
 	})
 }
 
-// foreseeRepeats reports what an instance that died had been handed beyond its
-// commits, for the partitions that are taken over.
+// foreseeRepeats reports what other instances had been handed beyond their
+// commits, for the partitions that are taken over: of those that died, and of
+// those that lost their membership before their lease.
 func (c *Consumer) foreseeRepeats(e switchover.Fetch) {
 	c.reporter.mu.Lock()
 	defer c.reporter.mu.Unlock()
 	for id, l := range c.reporter.dead {
-		for _, st := range l.Partitions {
-			place, ok := e.Cut[st.Partition]
-			if !ok || st.Cluster != e.Cluster || st.Position <= place.Next {
-				continue
-			}
-			rep := control.Repeat{
-				Cluster: e.Cluster, Partition: st.Partition,
-				Range:  starferry.Range{From: place.Next, To: st.Position},
-				Reason: "instance " + string(id) + " died without committing them; its last lease says it had been handed at least so many",
-			}
-			c.log.Warn("records may be handed out again", "partition", rep.Partition, "from", rep.Range.From, "to", rep.Range.To, "of", id)
-			c.repeats = append(c.repeats, rep)
-		}
+		c.repeatsOf(e, id, l.Partitions, "died without committing them")
+	}
+	for id, l := range c.reporter.leases {
+		c.repeatsOf(e, id, l.Partitions, "lost the partition without committing them")
 	}
 	if n := len(c.repeats) - keepRepeats; n > 0 {
 		c.repeats = slices.Clone(c.repeats[n:])
+	}
+}
+
+func (c *Consumer) repeatsOf(e switchover.Fetch, id starferry.InstanceID, had []control.PartitionState, what string) {
+	for _, st := range had {
+		place, ok := e.Cut[st.Partition]
+		if !ok || st.Cluster != e.Cluster || st.Position <= place.Next {
+			continue
+		}
+		rep := control.Repeat{
+			Cluster: e.Cluster, Partition: st.Partition,
+			Range:  starferry.Range{From: place.Next, To: st.Position},
+			Reason: "instance " + string(id) + " " + what + "; its last lease says it had been handed at least so many",
+		}
+		c.log.Warn("records may be handed out again", "partition", rep.Partition, "from", rep.Range.From, "to", rep.Range.To, "of", id)
+		c.repeats = append(c.repeats, rep)
 	}
 }
 
