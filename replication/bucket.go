@@ -310,13 +310,3 @@ func (b *bucket) lane(tp starferry.TopicPartition) *lane {
 	defer b.mu.Unlock()
 	return b.lanes[tp]
 }
-
-func (b *bucket) statuses() []LaneStatus {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	out := make([]LaneStatus, 0, len(b.lanes))
-	for _, l := range b.lanes {
-		out = append(out, l.status())
-	}
-	return out
-}

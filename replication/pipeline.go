@@ -145,9 +145,6 @@ func (p *pipeline) done() []*entry {
 	return out
 }
 
-// idle reports whether nothing is in flight.
-func (p *pipeline) idle() bool { return p.out == 0 }
-
 // waitingToSend reports whether take would return an entry.
 func (p *pipeline) waitingToSend() bool {
 	if p.halt || p.out >= p.window {

@@ -74,7 +74,7 @@ func Fetched(version, dir string) bool {
 
 func checkVersion(v string) error {
 	if !regexp.MustCompile(`^[0-9]+(\.[0-9]+){1,2}$`).MatchString(v) {
-		return fmt.Errorf("Kafka version %q: want one such as 4.3.1", v)
+		return fmt.Errorf("version %q of Kafka: want one such as 4.3.1", v)
 	}
 	return nil
 }
