@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/starferry/starferry"
+	"github.com/starferry/starferry/control"
 	"github.com/starferry/starferry/control/fleet"
 	"github.com/starferry/starferry/control/switchover"
 	"github.com/stretchr/testify/require"
@@ -86,8 +87,12 @@ func TestASkipBeyondTheCutIsCarriedOver(t *testing.T) {
 		report = w.switched(w.old, w.new, "run-1")
 	}()
 	require.Eventually(t, func() bool {
-		p, _, err := w.store.Placement(t.Context(), w.group)
-		return err == nil && p.Phase == "drain"
+		p, rev, err := w.store.Placement(t.Context(), w.group)
+		if err != nil || p.Phase != control.Drain {
+			return false
+		}
+		ls, err := w.store.Leases(t.Context(), w.group)
+		return err == nil && len(ls) == 1 && ls[0].Revision == rev // it hands out nothing more
 	}, patience, time.Millisecond)
 	close(held)
 	<-done

@@ -225,7 +225,7 @@ func TestTheSearchFindsNothing(t *testing.T) {
 		}
 		return or
 	}
-	from, to := uint64(0), number("STARFERRY_SEARCH", 400)
+	from, to := uint64(0), number("STARFERRY_SEARCH", 200)
 	if seed := number("STARFERRY_SEED", 0); seed > 0 {
 		from, to = seed, seed+1
 	}
