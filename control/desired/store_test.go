@@ -124,11 +124,13 @@ func TestAWatchSurvivesARestartOfNATS(t *testing.T) {
 
 	w.stop()
 	w.start()
-	require.Eventually(t, w.nc.IsConnected, 5*time.Second, 10*time.Millisecond)
-	require.Eventually(t, func() bool {
-		_, _, err := w.s.Placement(context.Background(), "pay.v2")
+	require.Eventually(t, w.nc.IsConnected, 15*time.Second, 10*time.Millisecond)
+	require.Eventually(t, func() bool { // a request that meets a starting JetStream is never answered
+		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+		defer cancel()
+		_, _, err := w.s.Placement(ctx, "pay.v2")
 		return err == nil
-	}, 5*time.Second, 10*time.Millisecond)
+	}, 15*time.Second, 10*time.Millisecond)
 	rev = w.placed(control.Prepare, rev)
 	for u := next(t, updates); u.PlacementRevision != rev; u = next(t, updates) {
 		require.NoError(t, u.Err)
