@@ -52,7 +52,6 @@ type Driver struct {
 	failing   *Failure             // why it is being undone
 	undoOther bool                 // it is somebody else's switch that is being undone
 	quit      string               // why it was asked to stop
-	goneAt    int64                // the round whose reads are later than the end of the old generation
 	decidedAt int64
 	attempts  int
 	exact     int
