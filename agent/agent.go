@@ -49,7 +49,8 @@ type Agent struct {
 }
 
 // Open starts an agent, and the NATS server if the configuration names none. It
-// returns when the agent answers. Ctx bounds opening alone.
+// returns when the agent answers: a NATS that does not answer yet is waited for.
+// Ctx bounds opening alone.
 func Open(ctx context.Context, cfg *config.Config, log *slog.Logger) (_ *Agent, err error) {
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
@@ -70,26 +71,35 @@ func Open(ctx context.Context, cfg *config.Config, log *slog.Logger) (_ *Agent, 
 		}
 		a.cfg.NATS.Listen = a.server.Addr()
 	}
-	if a.nc, err = Connect(a.cfg.NATS, "starferry agent "+a.id, log); err != nil {
-		return a, err
-	}
-	js, err := jetstream.New(a.nc)
-	if err != nil {
-		return a, fmt.Errorf("open agent: %w", err)
-	}
-	if a.journal, err = journal.Open(ctx, js); err != nil {
-		return a, err
-	}
-	if a.locks, err = openLocks(ctx, js, a.id, log); err != nil {
-		return a, err
-	}
-	if a.world, err = world.Open(ctx, &a.cfg, a.nc, log); err != nil {
+	if err = a.reachNATS(ctx); err != nil {
 		return a, err
 	}
 	if a.registry, err = builtins.Registry(a.world.Ports()); err != nil {
 		return a, err
 	}
 	return a, a.serve()
+}
+
+// reachNATS connects and opens what the agent keeps in NATS.
+func (a *Agent) reachNATS(ctx context.Context) (err error) {
+	if a.nc, err = AwaitNATS(ctx, a.cfg.NATS, "starferry agent "+a.id, a.log); err != nil {
+		return err
+	}
+	js, err := jetstream.New(a.nc)
+	if err != nil {
+		return fmt.Errorf("open agent: %w", err)
+	}
+	w := newWaiter(a.cfg.NATS, a.log)
+	for _, open := range []func(context.Context) error{
+		func(ctx context.Context) (err error) { a.journal, err = journal.Open(ctx, js); return err },
+		func(ctx context.Context) (err error) { a.locks, err = openLocks(ctx, js, a.id, a.log); return err },
+		func(ctx context.Context) (err error) { a.world, err = world.Open(ctx, &a.cfg, a.nc, a.log); return err },
+	} {
+		if err := w.until(ctx, open); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func identity() string {

@@ -17,7 +17,8 @@ import (
 const connectWithin = 3 * time.Second
 
 // Connect reaches NATS as the configuration says. The connection repairs itself
-// for as long as it is open; only the first attempt can fail.
+// for as long as it is open; only the first attempt can fail, and does so at once:
+// see AwaitNATS for processes that wait.
 func Connect(c config.NATS, name string, log *slog.Logger) (*nats.Conn, error) {
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
@@ -44,14 +45,26 @@ func Connect(c config.NATS, name string, log *slog.Logger) (*nats.Conn, error) {
 		opts = append(opts, nats.Secure(t))
 	}
 	nc, err := nats.Connect(c.Address(), opts...)
-	if err != nil && c.Embedded() {
-		return nil, fmt.Errorf("connect to NATS at %s: %w: no agent answers there; start one with `starferry agent --config FILE` (it runs the NATS server), or give nats.url", c.Address(), err)
-	}
-	if err != nil {
-		return nil, fmt.Errorf("connect to NATS at %s: %w: check nats.url and that the server runs", c.Address(), err)
+	switch {
+	case err != nil && c.Embedded():
+		return nil, &connectError{c.Redacted(), err, "no agent answers there; start one with `starferry agent --config FILE` (it runs the NATS server), or give nats.url"}
+	case err != nil:
+		return nil, &connectError{c.Redacted(), err, "check nats.url and that the server runs"}
 	}
 	return nc, nil
 }
+
+// connectError says that NATS was not reached, and what to do.
+type connectError struct {
+	address string
+	err     error
+	hint    string
+}
+
+func (e *connectError) Error() string {
+	return fmt.Sprintf("connect to NATS at %s: %v: %s", e.address, e.err, e.hint)
+}
+func (e *connectError) Unwrap() error { return e.err }
 
 func tlsConfig(t *starferry.TLS) (*tls.Config, error) {
 	out := &tls.Config{MinVersion: tls.VersionTLS12, ServerName: t.ServerName, InsecureSkipVerify: t.InsecureSkipVerify} //nolint:gosec // only if the operator asks for it

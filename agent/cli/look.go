@@ -96,7 +96,7 @@ func (c *cli) showConfig(cfg *config.Config) error {
 	if err := table(c.Out, []string{"cluster", "addresses", "security"}, rows); err != nil {
 		return err
 	}
-	where := cfg.NATS.Address()
+	where := cfg.NATS.Redacted()
 	if cfg.NATS.Embedded() {
 		where += " (the agent's own)"
 	}

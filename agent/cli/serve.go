@@ -7,7 +7,6 @@ import (
 	"os"
 	"regexp"
 	"strings"
-	"time"
 
 	"github.com/spf13/cobra"
 
@@ -17,8 +16,15 @@ import (
 	"github.com/starferry/starferry/scripting"
 )
 
-// openWithin bounds the start of a process.
-const openWithin = time.Minute
+// stopped takes what ended the start of a process. One that was told to stop
+// while it waited has ended well.
+func stopped(ctx context.Context, log *slog.Logger, err error) error {
+	if ctx.Err() == nil {
+		return err
+	}
+	log.Info("stopped before it was ready", "err", err)
+	return nil
+}
 
 func (c *cli) agentCommand() *cobra.Command {
 	return &cobra.Command{
@@ -36,13 +42,11 @@ on with: starferry resume RUN`,
 				return err
 			}
 			log := c.log(slog.LevelInfo)
-			ctx, cancel := context.WithTimeout(cmd.Context(), openWithin)
-			defer cancel()
-			a, err := agent.Open(ctx, cfg, log)
+			a, err := agent.Open(cmd.Context(), cfg, log)
 			if err != nil {
-				return err
+				return stopped(cmd.Context(), log, err)
 			}
-			log.Info("agent is ready", "nats", a.NATS().Address(), "clusters", len(cfg.Clusters), "data", cfg.DataDir)
+			log.Info("agent is ready", "nats", a.NATS().Redacted(), "clusters", len(cfg.Clusters), "data", cfg.DataDir)
 			<-cmd.Context().Done()
 			log.Info("agent is stopping")
 			return a.Close()
@@ -61,15 +65,19 @@ of its own; they share the work by themselves, and take over from each other.`,
 			if !regexp.MustCompile(`^[A-Za-z0-9_-]{1,64}$`).MatchString(id) {
 				return &scripting.UsageError{Text: "shard: the --id names a folder and a subject: letters, digits, - and _ only"}
 			}
-			cfg, nc, err := c.connect()
+			cfg, err := c.config()
 			if err != nil {
 				return err
 			}
-			defer nc.Close()
 			log := c.log(slog.LevelInfo)
+			nc, err := agent.AwaitNATS(cmd.Context(), cfg.NATS, "starferry shard "+id, log)
+			if err != nil {
+				return stopped(cmd.Context(), log, err)
+			}
+			defer nc.Close()
 			s, err := agent.OpenShard(cmd.Context(), cfg, nc, replication.ShardID(id), log)
 			if err != nil {
-				return err
+				return stopped(cmd.Context(), log, err)
 			}
 			log.Info("shard is ready", "id", id, "nats", nc.ConnectedUrlRedacted())
 			<-cmd.Context().Done()

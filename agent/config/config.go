@@ -14,9 +14,11 @@ package config
 import (
 	"errors"
 	"fmt"
+	"net/url"
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 
 	"github.com/goccy/go-yaml"
 
@@ -62,6 +64,19 @@ func (n NATS) Address() string {
 		return "nats://" + n.Listen
 	}
 	return n.URL
+}
+
+// Redacted is the address for people, without the user and password that a URL
+// may hold.
+func (n NATS) Redacted() string {
+	servers := strings.Split(n.Address(), ",")
+	for i, s := range servers {
+		if u, err := url.Parse(strings.TrimSpace(s)); err == nil && u.User != nil {
+			u.User = nil
+			servers[i] = u.String()
+		}
+	}
+	return strings.Join(servers, ",")
 }
 
 // Shards are settings of replicator processes.

@@ -59,8 +59,8 @@ func (p *process) lines() []string {
 	}
 	var out []string
 	for _, l := range strings.Split(string(text), "\n") {
-		if w := strings.Fields(l); len(w) > 3 {
-			out = append(out, strings.Join(w[:3], " "))
+		if w := strings.Fields(l); len(w) > 4 { // the time stands first
+			out = append(out, strings.Join(w[1:4], " "))
 		}
 	}
 	return out

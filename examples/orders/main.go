@@ -1,7 +1,9 @@
 // Command orders is a service that reads topics with starferry's consumer
 // library: it writes down each record it handles, as one line
-// "topic partition offset key value". Run it as often as you like with the same
-// group and different instances; a termination signal closes it gracefully.
+// "nanos topic partition offset key value", where nanos is the time of writing in
+// Unix nanoseconds. Run it as often as you like with the same group and different
+// instances; a termination signal closes it gracefully. While NATS is not there
+// it says so and reads on as a plain consumer of its group.
 package main
 
 import (
@@ -10,6 +12,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net/url"
 	"os"
 	"os/signal"
 	"strings"
@@ -43,9 +46,10 @@ func run() error {
 	out := flag.String("out", "", "file to append lines to (default: standard output)")
 	flag.Parse()
 
+	log := slog.New(slog.NewTextHandler(os.Stderr, nil))
 	cfg := consumer.Config{
 		Group: starferry.Group(*group), Instance: starferry.InstanceID(*instance), Start: consumer.Start(*start),
-		SessionTimeout: *session, Logger: slog.New(slog.NewTextHandler(os.Stderr, nil)),
+		SessionTimeout: *session, Logger: log,
 	}
 	for _, t := range strings.Split(*topics, ",") {
 		cfg.Topics = append(cfg.Topics, starferry.Topic(t))
@@ -66,6 +70,7 @@ func run() error {
 			return fmt.Errorf("connect to NATS: %w", err)
 		}
 		defer nc.Close()
+		defer sayWaiting(nc, *natsURL, log)()
 		cfg.NATS = nc
 	}
 	var w io.Writer = os.Stdout
@@ -84,7 +89,7 @@ func run() error {
 		time.Sleep(*work)
 		lines.Lock()
 		defer lines.Unlock()
-		_, err := fmt.Fprintf(w, "%s %d %d %s %s\n", r.Topic, r.Partition, r.Offset, r.Key, r.Value)
+		_, err := fmt.Fprintf(w, "%d %s %d %d %s %s\n", time.Now().UnixNano(), r.Topic, r.Partition, r.Offset, r.Key, r.Value)
 		return err
 	})
 	if err != nil {
@@ -94,4 +99,27 @@ func run() error {
 	closing, cancel := context.WithTimeout(context.Background(), 20*time.Second)
 	defer cancel()
 	return c.Close(closing)
+}
+
+// sayWaiting tells the log that the connection does not stand yet, at once and
+// every 10 s. The instance handles records meanwhile.
+func sayWaiting(nc *nats.Conn, address string, log *slog.Logger) (stop func()) {
+	if u, err := url.Parse(address); err == nil {
+		address = u.Redacted()
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	done, connected := make(chan struct{}), nc.StatusChanged(nats.CONNECTED)
+	go func() {
+		defer close(done)
+		for !nc.IsConnected() {
+			log.Warn(fmt.Sprintf("waiting for NATS at %s; start the agent or check -nats", address), "meanwhile", "a plain consumer of the group")
+			select {
+			case <-ctx.Done():
+				return
+			case <-connected:
+			case <-time.After(10 * time.Second):
+			}
+		}
+	}()
+	return func() { cancel(); <-done }
 }
