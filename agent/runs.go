@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -34,7 +35,24 @@ type active struct {
 	begun  chan struct{}
 	once   sync.Once
 	retire sync.Once
-	failed chan error // the run ended before it had begun
+	failed chan error    // the run ended before it had begun
+	last   atomic.Uint64 // the journal record that this agent wrote last; 0: none
+}
+
+// written is the agent's journal as the runner of one run sees it. It keeps which
+// record was written last.
+type written struct {
+	scripting.Journal
+	act *active
+}
+
+// Append implements scripting.Journal.
+func (w written) Append(ctx context.Context, after uint64, r scripting.Record) (uint64, error) {
+	seq, err := w.Journal.Append(ctx, after, r)
+	if err == nil {
+		w.act.last.Store(seq)
+	}
+	return seq, err
 }
 
 func (a *active) progress(agent string) api.Progress {
@@ -44,16 +62,33 @@ func (a *active) progress(agent string) api.Progress {
 }
 
 // asked answers whoever follows the run. What asks for no answer is the word that
-// the run begins anew somewhere: how it ended before is of no interest then.
+// the run begins anew somewhere: how it ended before is of no interest then. That
+// word is lost with a NATS server that dies, so an end is told only while the
+// journal says the same.
 func (a *Agent) asked(act *active, m *nats.Msg) {
 	p := act.progress(a.id)
-	if m.Reply != "" {
-		a.respond(m, p, nil)
+	if p.Running {
+		if m.Reply != "" {
+			a.respond(m, p, nil)
+		}
 		return
 	}
-	if !p.Running {
-		act.retire.Do(func() { close(act.over) })
+	over := m.Reply == ""
+	if last := act.last.Load(); !over && last != 0 {
+		ctx, cancel := context.WithTimeout(a.ctx, connectWithin)
+		defer cancel()
+		seq, err := a.journal.Last(ctx, act.run)
+		if err != nil {
+			a.log.Warn("how a run ended is not told", "run", act.run, "err", err)
+			return // whoever asks will ask again
+		}
+		over = seq != last
 	}
+	if over {
+		act.retire.Do(func() { close(act.over) })
+		return
+	}
+	a.respond(m, p, nil)
 }
 
 // work is what is done with a run: Run, Resume or Rollback.
@@ -142,6 +177,7 @@ func (a *Agent) carryOut(ctx context.Context, act *active, by string, do work) {
 		act.once.Do(func() { close(act.begun) })
 		a.publish(e)
 	})
+	runner.Journal = written{a.journal, act}
 	out, err := do(ctx, runner)
 	ending := &api.Ending{Exit: scripting.ExitCode(err), Outcome: out}
 	if err != nil {

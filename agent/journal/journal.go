@@ -143,24 +143,38 @@ func (j *Journal) lookUp(ctx context.Context, subject, id string, after uint64) 
 	return another, 0
 }
 
-// Read implements scripting.Journal.
-func (j *Journal) Read(ctx context.Context, run string) ([]scripting.Record, error) {
-	last, err := j.stream.GetLastMsgForSubject(ctx, subject(run))
-	if errors.Is(err, jetstream.ErrMsgNotFound) {
-		return nil, nil
+// Last is the sequence number of a run's last record, 0 if it has none.
+func (j *Journal) Last(ctx context.Context, run string) (uint64, error) {
+	m, err := j.stream.GetLastMsgForSubject(ctx, subject(run))
+	switch {
+	case errors.Is(err, jetstream.ErrMsgNotFound):
+		return 0, nil
+	case err != nil:
+		return 0, fmt.Errorf("read journal of %s: %w", run, err)
 	}
-	if err != nil {
-		return nil, fmt.Errorf("read journal of %s: %w", run, err)
+	return m.Sequence, nil
+}
+
+// Read implements scripting.Journal. It returns all records, from the first to
+// the last one that stood when it was called, or an error: never a part.
+func (j *Journal) Read(ctx context.Context, run string) ([]scripting.Record, error) {
+	last, err := j.Last(ctx, run)
+	if err != nil || last == 0 {
+		return nil, err
 	}
 	var records []scripting.Record
 	err = j.deliver(ctx, run, func(r scripting.Record) bool {
 		records = append(records, r)
-		return r.Seq < last.Sequence
+		return r.Seq < last
 	})
-	return records, err
+	if err != nil {
+		return nil, err
+	}
+	return records, nil
 }
 
-// deliver hands a run's records to fn, in order, until it returns false.
+// deliver hands a run's records to fn, in order, until it returns false. Each
+// record says which one it follows, so that a gap cannot go unseen.
 func (j *Journal) deliver(ctx context.Context, run string, fn func(scripting.Record) bool) error {
 	cons, err := j.js.OrderedConsumer(ctx, StreamName, jetstream.OrderedConsumerConfig{
 		FilterSubjects: []string{subject(run)},
@@ -174,6 +188,7 @@ func (j *Journal) deliver(ctx context.Context, run string, fn func(scripting.Rec
 		return fmt.Errorf("read journal of %s: %w", run, err)
 	}
 	defer it.Stop()
+	var before uint64
 	for {
 		m, err := it.Next(jetstream.NextContext(ctx))
 		if err != nil {
@@ -183,6 +198,10 @@ func (j *Journal) deliver(ctx context.Context, run string, fn func(scripting.Rec
 		if err != nil {
 			return fmt.Errorf("read journal of %s: %w", run, err)
 		}
+		if after := m.Headers().Get(jetstream.ExpectedLastSubjSeqHeader); after != "" && after != strconv.FormatUint(before, 10) {
+			return fmt.Errorf("read journal of %s: record %d follows record %s, and %d was delivered before it: something between them is missing; ask again, and if it stays so, restore stream %s", run, r.Seq, after, before, StreamName)
+		}
+		before = r.Seq
 		if !fn(r) {
 			return nil
 		}

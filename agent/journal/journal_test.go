@@ -187,3 +187,54 @@ func TestALongJournal(t *testing.T) {
 	require.Len(t, got, records)
 	require.Equal(t, "999", got[999].Text)
 }
+
+// What comes back is the whole journal or an error: a record that is gone from the
+// middle, as from a stream that was restored in part, does not make a shorter one.
+func TestAGapIsAnErrorAndNotAShorterJournal(t *testing.T) {
+	w := newWorld(t)
+	j := w.start()
+	js, err := jetstream.New(w.conn)
+	require.NoError(t, err)
+	stream, err := js.Stream(ctx(t), journal.StreamName)
+	require.NoError(t, err)
+	var seq uint64
+	for _, text := range []string{"a", "b", "c"} {
+		seq, err = j.Append(ctx(t), seq, record("r", scripting.Done, text))
+		require.NoError(t, err)
+		_, err = j.Append(ctx(t), 0, record("other "+text, scripting.Done, text))
+		require.NoError(t, err)
+	}
+	got, err := j.Read(ctx(t), "r")
+	require.NoError(t, err)
+	require.Equal(t, []string{"a", "b", "c"}, texts(got), "records of other runs between them are no gap")
+
+	config := stream.CachedInfo().Config
+	config.DenyDelete = false // which a server takes for a new stream only
+	restored(t, js, config)
+	stream, err = js.Stream(ctx(t), journal.StreamName)
+	require.NoError(t, err)
+	require.NoError(t, stream.DeleteMsg(ctx(t), 3))
+	got, err = j.Read(ctx(t), "r")
+	require.ErrorContains(t, err, "record 5 follows record 3, and 1 was delivered before it")
+	require.Empty(t, got)
+}
+
+// restored makes the stream anew with what it held, and lets records be deleted.
+func restored(t *testing.T, js jetstream.JetStream, config jetstream.StreamConfig) {
+	t.Helper()
+	old, err := js.Stream(ctx(t), config.Name)
+	require.NoError(t, err)
+	var all []*nats.Msg
+	for seq := uint64(1); seq <= old.CachedInfo().State.LastSeq; seq++ {
+		m, err := old.GetMsg(ctx(t), seq)
+		require.NoError(t, err)
+		all = append(all, &nats.Msg{Subject: m.Subject, Header: m.Header, Data: m.Data})
+	}
+	require.NoError(t, js.DeleteStream(ctx(t), config.Name))
+	_, err = js.CreateStream(ctx(t), config)
+	require.NoError(t, err)
+	for _, m := range all {
+		_, err := js.PublishMsg(ctx(t), m)
+		require.NoError(t, err)
+	}
+}
