@@ -124,6 +124,7 @@ func TestNATSGoneInTheMiddleOfASwitch(t *testing.T) {
 	s.consumesWithin(h.old, drainDeadline+10*time.Second)
 	h.says(<-done, scripting.ExitError, "run gone-", "silent", "starferry resume gone-")
 	s.intact()
+	s.calm(2)
 }
 
 // Agent and NATS are killed together right after the order to drain, and stay
@@ -144,6 +145,7 @@ func TestAgentAndNATSKilledAfterTheDrain(t *testing.T) {
 	s.consumesWithin(h.old, drainDeadline+10*time.Second)
 	h.says(<-done, scripting.ExitError, "run gone-", "silent", "starferry resume gone-")
 	s.intact()
+	s.calm(2)
 }
 
 // An agent is killed in each phase of a switch. The group goes on where it was,

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"slices"
@@ -42,6 +43,7 @@ type service struct {
 	handled map[string]int // by value
 	on      map[starferry.ClusterName]int
 	wrote   int
+	forced  int           // new generations that instances have forced
 	gate    chan struct{} // not nil: handlers wait until it is closed
 	quit    func()
 }
@@ -82,7 +84,7 @@ func (s *service) config(name string) consumer.Config {
 	return consumer.Config{
 		Group: s.group, Topics: s.topics, Instance: starferry.InstanceID(name), Start: s.start,
 		Clusters: []starferry.Cluster{s.h.old, s.h.new}, Home: s.h.old.Name, CommitInterval: 50 * time.Millisecond,
-		SessionTimeout: sessionTimeout, HeartbeatInterval: 300 * time.Millisecond, Logger: logger(name),
+		SessionTimeout: sessionTimeout, HeartbeatInterval: 300 * time.Millisecond, Logger: slog.New(ear{logger(name), s}),
 	}
 }
 
@@ -270,3 +272,37 @@ func (s *service) by(name string) []string {
 func (s *service) handledBy(name string) int { return len(s.by(name)) }
 
 func (s *service) wasHandledBy(name, value string) bool { return slices.Contains(s.by(name), value) }
+
+// ear counts what instances say of themselves, and passes it on.
+type ear struct {
+	to *slog.Logger // may be nil
+	s  *service
+}
+
+func (e ear) Enabled(context.Context, slog.Level) bool { return true }
+
+func (e ear) Handle(ctx context.Context, r slog.Record) error {
+	if r.Message == "forces a new generation" {
+		e.s.mu.Lock()
+		e.s.forced++
+		e.s.mu.Unlock()
+	}
+	if e.to == nil || !e.to.Enabled(ctx, r.Level) {
+		return nil
+	}
+	return e.to.Handler().Handle(ctx, r)
+}
+
+func (e ear) WithAttrs([]slog.Attr) slog.Handler { return e }
+
+func (e ear) WithGroup(string) slog.Handler { return e }
+
+// calm asserts that the way out of a drain was taken at most once an instance,
+// and did not set the group rebalancing over and over.
+func (s *service) calm(instances int) {
+	s.h.t.Helper()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	require.LessOrEqual(s.h.t, s.forced, instances, "the instances force generation after generation")
+	require.Positive(s.h.t, s.forced, "nobody took the way out")
+}
