@@ -2,6 +2,7 @@ package builtins
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
@@ -24,7 +25,7 @@ func replicateEntry(p Ports, t typeSet) *scripting.Builtin {
 			{Name: "rate", Type: t.rate, Doc: "limit of the copy in bytes, such as 40MB/s; none if left out"},
 			{Name: "link", Type: t.link, Doc: "name of the link; source-target if left out; one that exists is widened", Complete: "links"},
 		},
-		Plan: r.plan, Run: r.run, Reconcile: r.reconcile, Inverse: r.inverse,
+		Plan: r.plan, Run: r.run, Reconcile: r.reconcile, Inverse: r.inverse, Summary: r.summary,
 	}
 }
 
@@ -123,6 +124,20 @@ func (r replicate) run(ctx context.Context, c scripting.Call) (any, error) {
 
 func (r replicate) result(info LinkInfo) (any, error) {
 	return fields(info, map[string]any{"created": info.Created, "added": info.Added})
+}
+
+// summary is the link in one line.
+func (r replicate) summary(result json.RawMessage) string {
+	var l struct {
+		Name   string   `json:"name"`
+		Topics []string `json:"topics"`
+		Lanes  int      `json:"lanes"`
+		State  string   `json:"state"`
+	}
+	if json.Unmarshal(result, &l) != nil || l.Name == "" {
+		return ""
+	}
+	return fmt.Sprintf("link %s, %s, %s, %s", l.Name, count(len(l.Topics), "topic"), count(l.Lanes, "lane"), l.State)
 }
 
 func (r replicate) reconcile(ctx context.Context, c scripting.Call) (scripting.Finding, any, error) {

@@ -2,6 +2,7 @@ package builtins
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
@@ -28,7 +29,7 @@ func stopReplicationEntry(p Ports, t typeSet) *scripting.Builtin {
 			{Name: "link", Type: t.link, Required: true, Doc: "the link", Complete: "links"},
 			{Name: "topics", Type: t.list, Doc: "only these; all if left out", Complete: "topics"},
 		},
-		Plan: s.plan, Run: s.run, Reconcile: s.reconcile, Inverse: s.inverse,
+		Plan: s.plan, Run: s.run, Reconcile: s.reconcile, Inverse: s.inverse, Summary: s.summary,
 	}
 }
 
@@ -80,6 +81,18 @@ func (s stopReplication) run(ctx context.Context, c scripting.Call) (any, error)
 		return nil, fmt.Errorf("stop link %s: %w", name, err)
 	}
 	return result, nil
+}
+
+// summary tells what became of the link.
+func (s stopReplication) summary(result json.RawMessage) string {
+	var r struct{ Link, Note string }
+	if json.Unmarshal(result, &r) != nil || r.Link == "" {
+		return ""
+	}
+	if r.Note != "" {
+		return r.Note
+	}
+	return "link " + r.Link + ", what it copied stays"
 }
 
 func (s stopReplication) reconcile(ctx context.Context, c scripting.Call) (scripting.Finding, any, error) {

@@ -20,7 +20,7 @@ func throttleEntry(p Ports, t typeSet) *scripting.Builtin {
 			{Name: "for_", Type: t.duration, Doc: "ends by itself after this; until changed if left out"},
 			{Name: "reason", Type: t.text, Doc: "why, for the audit trail"},
 		},
-		Plan: th.plan, Run: th.run, Reconcile: th.reconcile, Inverse: th.inverse,
+		Plan: th.plan, Run: th.run, Reconcile: th.reconcile, Inverse: th.inverse, Summary: acknowledged,
 	}
 }
 

@@ -18,7 +18,7 @@ func unskipEntry(p Ports, t typeSet) *scripting.Builtin {
 			{Name: "id", Type: t.text, Required: true, Doc: "the skip's id, as skip returned it"},
 			{Name: "reason", Type: t.text, Required: true, Doc: "why, for the audit trail"},
 		},
-		Plan: u.plan, Run: u.run, Reconcile: u.reconcile, Inverse: u.inverse,
+		Plan: u.plan, Run: u.run, Reconcile: u.reconcile, Inverse: u.inverse, Summary: acknowledged,
 	}
 }
 

@@ -62,6 +62,9 @@ type Builtin struct {
 	Inverse func(ctx context.Context, c Call) (*Undo, error)
 	// InverseOf gives the undo from the result. A nil answer: nothing to undo.
 	InverseOf func(ctx context.Context, c Call, result json.RawMessage) (*Undo, error)
+	// Summary tells the result in one line for people, without the builtin's
+	// name. It may be of an older version's Run: an empty text says nothing.
+	Summary func(result json.RawMessage) string
 	// Fingerprint sums up the state of the world that a plan of the call relies
 	// on, so that a saved plan can go stale. Nil: nothing.
 	Fingerprint func(ctx context.Context, c Call) (string, error)

@@ -118,7 +118,7 @@ func (e *engine) outcome() *Outcome {
 			out[name] = p.result
 		}
 	}
-	return &Outcome{Run: e.history.run, Name: e.history.pinned.Name, State: e.history.state, Out: out, Held: e.history.held(e.r.Registry)}
+	return &Outcome{Run: e.history.run, Name: e.history.pinned.Name, State: e.history.state, Out: out, Held: e.history.held(e.r.Registry), Final: e.history.final()}
 }
 
 // runPhase takes a phase from where it stands to done: check, do, verify.
@@ -452,10 +452,14 @@ func (e *engine) interruption(ctx context.Context, err error) error {
 
 func eventOf(reg *Registry, rec Record) Event {
 	ev := Event{Run: rec.Run, At: time.UnixMilli(rec.At), Kind: rec.Kind, Phase: rec.Phase, Step: rec.Step, Builtin: rec.Builtin, Where: rec.Where, Text: rec.Text, Error: rec.Error, Result: rec.Result}
-	if b, ok := reg.Builtin(rec.Builtin); ok && rec.Text == "" && len(rec.Args) > 0 {
+	b, ok := reg.Builtin(rec.Builtin)
+	if ok && rec.Text == "" && len(rec.Args) > 0 {
 		if args, err := parseJournaled(rec.Args); err == nil {
 			ev.Text = describeCall(b, args)
 		}
+	}
+	if ok && b.Summary != nil && rec.Kind == Done && len(rec.Result) > 0 {
+		ev.Summary = b.Summary(rec.Result)
 	}
 	if ev.Text == "" && ev.Phase != "" && ev.Step == "" {
 		ev.Text = strings.ReplaceAll(string(rec.Kind), "phase_", "phase "+rec.Phase+" ")

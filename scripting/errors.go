@@ -170,6 +170,9 @@ func (e *StopError) Error() string {
 	if len(e.Left) > 0 {
 		b.WriteString("\n  rollback incomplete")
 	}
+	if e.RolledBack {
+		b.WriteString("\n  rolled back: nothing is left to undo")
+	}
 	if len(e.Next) > 0 {
 		b.WriteString("\n  next:")
 		for _, n := range e.Next {

@@ -269,6 +269,16 @@ func parseUndo(raw json.RawMessage) (*Undo, error) {
 	return &Undo{u.Builtin, args, u.Text}, err
 }
 
+// final is the first phase that has begun and has no way back, or empty.
+func (h *history) final() string {
+	for _, name := range h.pinned.Final {
+		if s := h.phase(name); s.state != phaseWaiting && s.state != phaseUndone && len(s.do) > 0 {
+			return name
+		}
+	}
+	return ""
+}
+
 // held lists all effects of the run that stand, in the order of its phases.
 func (h *history) held(reg *Registry) []Held {
 	var out []Held

@@ -280,7 +280,8 @@ func (l *loader) finish(globals starlark.StringDict) (*Program, error) {
 
 // LoadExec makes a program of one phase from a snippet, as in
 // skip(group = "orders", at = "orders/7@184223", reason = "INC-1"); the values
-// of its expression statements are printed.
+// of its expression statements are printed, but for effects that sum up their
+// result themselves.
 func LoadExec(snippet string, reg *Registry) (*Program, error) {
 	const name = "exec"
 	l := newLoader(Files(nil), reg)
@@ -293,7 +294,7 @@ func LoadExec(snippet string, reg *Registry) (*Program, error) {
 	opts := &syntax.FileOptions{TopLevelControl: true, GlobalReassign: true}
 	prog, _, err := compile(name, snippet, opts, globals, func(f *syntax.File) {
 		for _, s := range f.Stmts {
-			if e, ok := s.(*syntax.ExprStmt); ok {
+			if e, ok := s.(*syntax.ExprStmt); ok && !sumsUp(reg, e.X) {
 				start, end := e.X.Span()
 				e.X = &syntax.CallExpr{Fn: &syntax.Ident{NamePos: start, Name: "_show"}, Lparen: start, Args: []syntax.Expr{e.X}, Rparen: end}
 			}
@@ -310,6 +311,21 @@ func LoadExec(snippet string, reg *Registry) (*Program, error) {
 	})
 	p.phases = []*phase{{name: name, do: do, onFail: onFailUndo, where: name}}
 	return p, nil
+}
+
+// sumsUp reports whether an expression is the call of a builtin that tells its
+// result in a line of its own.
+func sumsUp(reg *Registry, x syntax.Expr) bool {
+	call, ok := x.(*syntax.CallExpr)
+	if !ok {
+		return false
+	}
+	name, ok := call.Fn.(*syntax.Ident)
+	if !ok {
+		return false
+	}
+	b, ok := reg.Builtin(name.Name)
+	return ok && b.Summary != nil
 }
 
 func show(thread *starlark.Thread, _ *starlark.Builtin, args starlark.Tuple, _ []starlark.Tuple) (starlark.Value, error) {

@@ -35,6 +35,8 @@ type Event struct {
 	Text    string          `json:"text,omitempty"` // one line for people
 	Error   string          `json:"error,omitempty"`
 	Result  json.RawMessage `json:"result,omitempty"`
+	// Summary is the result of an effect in one line, if its builtin has one.
+	Summary string `json:"summary,omitempty"`
 }
 
 // Progress is the kind of events that are not journaled.
@@ -48,6 +50,8 @@ type Outcome struct {
 	Out    map[string]json.RawMessage // what each phase returned
 	Held   []Held
 	Undone []string // by Rollback
+	// Final is the phase that has begun and has no way back; empty: there is one.
+	Final string
 }
 
 // Run carries out a program under a new run id. Parameters are text, as from a
@@ -220,10 +224,8 @@ func (r *Runner) Rollback(ctx context.Context, run string) (*Outcome, error) {
 	case StateRollingBack:
 		return e.rollback(ctx)
 	}
-	for _, name := range e.history.pinned.Final {
-		if s := e.history.phase(name); s.state != phaseWaiting && s.state != phaseUndone && len(s.do) > 0 {
-			return nil, usagef("roll back run %s: phase %s has begun, and the script says that there is no way back from it", run, name)
-		}
+	if name := e.history.final(); name != "" {
+		return nil, usagef("roll back run %s: phase %s has begun, and the script says that there is no way back from it", run, name)
 	}
 	if err := e.write(ctx, Record{Kind: RollingBack, Text: "by " + r.By}); err != nil {
 		return nil, e.interruption(ctx, err)

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"strings"
 	"testing"
 	"time"
 
@@ -131,6 +132,7 @@ func TestOnFail(t *testing.T) {
 			require.Equal(t, want.shelf, b.shop.shelf)
 			require.Len(t, stop.Held, want.held)
 			require.NotEmpty(t, stop.Next)
+			require.Equal(t, want.code == ExitRolledBack, strings.Contains(err.Error(), "rolled back: nothing is left to undo"), err)
 		})
 	}
 }
@@ -152,6 +154,18 @@ func TestHeldPhaseGoesOnWhereItStopped(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, StateFinished, out.State)
 	require.Equal(t, 4, b.shop.puts, "a and b once, z twice")
+}
+
+// A run that went past a phase without a way back says so, and offers none.
+func TestNoWayBackIsOfferedWhereThereIsNone(t *testing.T) {
+	b := open(t)
+	require.Error(t, b.run(fmt.Sprintf(twoPhases, "must(False)", `irreversible = True, on_fail = "hold"`)))
+	status, err := b.runner.Status(context.Background(), "r")
+	require.NoError(t, err)
+	require.NotContains(t, strings.Join(status.Next, "\n"), "rollback")
+	require.Contains(t, strings.Join(status.Next, "\n"), "resume")
+	_, err = b.runner.Rollback(context.Background(), "r")
+	require.ErrorContains(t, err, "no way back")
 }
 
 func TestRollbackIncompleteIsToldAndTakenUpAgain(t *testing.T) {

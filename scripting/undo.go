@@ -121,7 +121,7 @@ func (h *history) next(reg *Registry) []string {
 	case StateRollingBack:
 		out = append(out, "starferry rollback "+h.run+"   to go on rolling back")
 	}
-	if h.state != StateRollingBack && len(h.held(reg)) > 0 {
+	if h.state != StateRollingBack && len(h.held(reg)) > 0 && h.final() == "" {
 		out = append(out, "starferry rollback "+h.run+"   to undo all that is held")
 	}
 	return append(out, "starferry journal "+h.run+"    to see every step")

@@ -19,7 +19,8 @@ type progress struct {
 	json     io.Writer // not nil: one object a line, nothing else
 	terminal bool
 	colour   bool
-	pending  bool // a line stands that will be rewritten
+	pending  bool   // a line stands that will be rewritten
+	failure  string // why the phase failed, which the run's failure need not repeat
 	beat     time.Time
 }
 
@@ -57,6 +58,12 @@ func (p *progress) show(e scripting.Event) {
 	if e.Kind == scripting.Progress {
 		p.wait(e)
 		return
+	}
+	switch {
+	case e.Kind == scripting.PhaseFailed:
+		p.failure = e.Error
+	case e.Error == p.failure: // said already
+		e.Error = ""
 	}
 	text := describe(e)
 	if text == "" {
@@ -108,10 +115,6 @@ func describe(e scripting.Event) string {
 	if e.Error != "" {
 		text = e.Error
 	}
-	call := e.Builtin
-	if call != "" && e.Where != "" {
-		call += "  " + e.Where
-	}
 	switch e.Kind {
 	case scripting.Started, scripting.Resumed, scripting.RollingBack, scripting.Finished, scripting.Failed, scripting.RolledBack:
 		return join(string(e.Kind), e.Run, text)
@@ -120,13 +123,20 @@ func describe(e scripting.Event) string {
 			scripting.PhaseStarted: "began", scripting.PhaseDone: "done", scripting.PhaseFailed: "failed", scripting.PhaseUndone: "undone",
 		}[e.Kind], e.Error)
 	case scripting.Intent:
-		return join("  "+call, text)
+		call := text // with its arguments
+		if call == "" {
+			call = e.Builtin
+		}
+		return join("  "+call, " "+e.Where)
 	case scripting.Done:
 		switch {
 		case e.Error != "":
 			return join("  "+e.Builtin, "failed", text)
 		case text != "": // how an effect was settled of which nobody had known
 			return join("  "+e.Builtin, text)
+		}
+		if e.Summary != "" {
+			return "  " + e.Builtin + " done: " + e.Summary
 		}
 		return join("  "+e.Builtin, "done")
 	case scripting.Note:

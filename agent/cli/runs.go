@@ -265,13 +265,25 @@ func (c *cli) ended(run string, end *api.Ending, f runFlags) error {
 	return nil
 }
 
+// outcomeText is the last line about a run that ended well. Runs that did not
+// end with an error that says what is held and what to do.
 func outcomeText(run string, o *scripting.Outcome) string {
-	if o.State == scripting.StateRolledBack {
-		return fmt.Sprintf("run %s is rolled back; %d effects undone", run, len(o.Undone))
+	switch {
+	case o.State == scripting.StateRolledBack && len(o.Undone) == 0:
+		return fmt.Sprintf("run %s is rolled back: it had changed nothing, and nothing is left to undo", run)
+	case o.State == scripting.StateRolledBack:
+		return fmt.Sprintf("run %s is rolled back: %s undone, nothing is left to undo", run, effects(len(o.Undone)))
+	case len(o.Held) == 0:
+		return fmt.Sprintf("run %s is %s; nothing to take back", run, o.State)
+	case o.Final != "":
+		return fmt.Sprintf("run %s is %s; there is no way back from its phase %s", run, o.State, o.Final)
 	}
-	text := fmt.Sprintf("run %s is %s", run, o.State)
-	if len(o.Held) > 0 {
-		text += fmt.Sprintf("; take it back with: starferry rollback %s", run)
+	return fmt.Sprintf("run %s is %s; take it back with: starferry rollback %s", run, o.State, run)
+}
+
+func effects(n int) string {
+	if n == 1 {
+		return "1 effect"
 	}
-	return text
+	return fmt.Sprintf("%d effects", n)
 }

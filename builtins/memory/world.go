@@ -92,7 +92,7 @@ func (w *World) GroupLag(context.Context, starferry.ClusterName, starferry.Group
 	return w.measured(), nil
 }
 func (w *World) Committed(context.Context, starferry.ClusterName, starferry.Group) (starferry.Cut, error) {
-	return starferry.Cut{{Topic: "orders", Partition: 0}: {Next: 7}}, nil
+	return starferry.Cut{{Topic: "orders", Partition: 0}: {Next: 7, Handled: []starferry.Range{{From: 9, To: 11}}}}, nil
 }
 
 func (w *World) Replicate(_ context.Context, r builtins.ReplicateRequest) (builtins.LinkInfo, error) {

@@ -72,8 +72,8 @@ func (e *Estate) Agent() (*process.Process, error) { return e.start("agent", "ag
 // agentWithin is how long an agent may take to answer.
 const agentWithin = 20 * time.Second
 
-// AwaitAgent waits until the agent answers. Shards and command lines that come
-// before give up.
+// AwaitAgent waits until the agent answers. Command lines that come before give
+// up.
 func (e *Estate) AwaitAgent(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, agentWithin)
 	defer cancel()
