@@ -5,6 +5,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/nats-io/nats.go/jetstream"
 	"github.com/starferry/starferry"
 	"github.com/starferry/starferry/control"
 	"github.com/starferry/starferry/control/consumer"
@@ -101,6 +102,36 @@ func TestAnotherAgentFinishesWhatADeadOneHasBegun(t *testing.T) {
 	require.NoError(t, err)
 	r := w.switched(w.old, w.new, "run-1")
 	require.Equal(t, starferry.Epoch(1), r.Epoch)
+	w.consumesOn(w.new)
+	w.nothingLost(stop)
+}
+
+// An agent that finds a switch made, and KV emptied, knows whose it was and tells
+// as much of it as the agent that made it would have.
+func TestASwitchIsToldInFullAfterKVWasEmptied(t *testing.T) {
+	w, stop := running(t)
+	there := w.switched(w.old, w.new, "run-1")
+	for range 2 {
+		js, err := jetstream.New(w.nc)
+		require.NoError(t, err)
+		kv, err := js.KeyValue(t.Context(), desired.DesiredBucket)
+		require.NoError(t, err)
+		keys, err := kv.Keys(t.Context())
+		require.NoError(t, err)
+		for _, key := range keys {
+			require.NoError(t, kv.Purge(t.Context(), key))
+		}
+		h, err := w.fleet.Home(t.Context(), w.group)
+		require.NoError(t, err)
+		require.Equal(t, w.new.Name, h.Cluster)
+		require.Equal(t, "run-1", h.Token)
+
+		again := w.switched(w.old, w.new, "run-1")
+		require.Equal(t, there.Epoch, again.Epoch)
+		require.True(t, there.Cut.Equal(again.Cut), "%v", again.Cut)
+		require.True(t, there.Seeds.Equal(again.Seeds), "%v", again.Seeds)
+		require.Equal(t, there.Exact, again.Exact)
+	}
 	w.consumesOn(w.new)
 	w.nothingLost(stop)
 }

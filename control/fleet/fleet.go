@@ -105,6 +105,11 @@ func (f *Fleet) Home(ctx context.Context, g starferry.Group) (Home, error) {
 	if v.Home.Cluster == "" {
 		return Home{}, fmt.Errorf("find home of %s: %s; start the service, or check the name", g, v.unknown())
 	}
+	if h := v.Home; h.Token == "" && h.Epoch > 0 && (v.Placement == nil || !v.Placement.Open()) {
+		if v.Home.Token, err = f.mover(ctx, h); err != nil {
+			return Home{}, fmt.Errorf("find home of %s: %w", g, err)
+		}
+	}
 	return v.Home, nil
 }
 

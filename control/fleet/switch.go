@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -51,11 +52,12 @@ func (f *Fleet) Switch(ctx context.Context, o SwitchOrder) (switchover.Report, e
 	}
 	event := desired.Event{Group: o.Group, Who: o.By, Why: o.Why, Token: s.o.Token, When: f.c.Now().UnixMilli()}
 	event.What, event.Detail = "switch", fmt.Sprintf("from %s to %s over link %s", o.Source, o.Target, o.Link)
+	event.Data, _ = json.Marshal(ordered{o.Source, o.Target}) // plain data: it cannot fail
 	if err := f.c.Store.Audit(ctx, event); err != nil {
 		return switchover.Report{}, fmt.Errorf("switch %s: %w", o.Group, err)
 	}
 	report, err := s.loop(ctx)
-	event.When = f.c.Now().UnixMilli()
+	event.When, event.Data = f.c.Now().UnixMilli(), nil
 	if err != nil {
 		event.What, event.Detail = "switch failed", err.Error()
 	} else {
@@ -68,6 +70,32 @@ func (f *Fleet) Switch(ctx context.Context, o SwitchOrder) (switchover.Report, e
 		f.log.Warn("the outcome of a switch is not in the audit trail", "group", o.Group, "outcome", event.What, "error", aerr)
 	}
 	return report, err
+}
+
+// ordered is what the audit entry of an order keeps for programs.
+type ordered struct {
+	Source starferry.ClusterName `json:"source"`
+	Target starferry.ClusterName `json:"target"`
+}
+
+// mover is the token of the last order to switch a group, if that led to where
+// the group lives. It tells whose switch it was after the placement is lost.
+func (f *Fleet) mover(ctx context.Context, h Home) (string, error) {
+	events, err := f.c.Store.AuditLog(ctx, desired.AuditFilter{Group: h.Group})
+	if err != nil {
+		return "", err
+	}
+	for _, e := range slices.Backward(events) {
+		var o ordered
+		if e.What != "switch" {
+			continue
+		}
+		if json.Unmarshal(e.Data, &o) == nil && o.Target == h.Cluster {
+			return e.Token, nil
+		}
+		return "", nil
+	}
+	return "", nil
 }
 
 // run is one switch under way.

@@ -55,6 +55,9 @@ type Driver struct {
 	decidedAt int64
 	attempts  int
 	exact     int
+	own       starferry.Epoch // of the switch that this request has opened; 0: none
+	recalled  bool            // a lost cut has been looked for in vain
+	notes     []string        // for the report
 	waits     string
 	ended     bool
 }
@@ -257,6 +260,9 @@ func (d *Driver) onWritten(rev uint64) {
 
 // follow takes the step that the stored placement stands for.
 func (d *Driver) follow() {
+	if d.p.Open() && d.mine() {
+		d.own = d.p.Epoch
+	}
 	switch d.p.Phase {
 	case control.Prepare:
 		d.enter(preparing)

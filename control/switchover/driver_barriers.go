@@ -190,12 +190,7 @@ func (d *Driver) drained(f *Answers, cut starferry.Cut) {
 		d.again(waits...)
 		return
 	}
-	d.exact = 0
-	for _, a := range f.Translate.Answers {
-		if a.Status == starferry.Exact {
-			d.exact++
-		}
-	}
+	d.exact = exactOf(f.Translate)
 	d.write(d.ordered(control.Seed, actor, cut, f.Translate.Cut))
 }
 

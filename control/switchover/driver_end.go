@@ -112,6 +112,9 @@ func (d *Driver) verify() {
 		d.enter(looking) // somebody else's switch is over; now for this one
 		return
 	}
+	if !d.recall() {
+		return
+	}
 	first := d.firsts()
 	if len(first) < len(d.p.Seeds) && d.now-d.phaseAt < d.req.Verify {
 		d.say(fmt.Sprintf("the first record of %d of %d partitions", len(d.p.Seeds)-len(first), len(d.p.Seeds)))
@@ -132,6 +135,64 @@ func (d *Driver) verify() {
 	d.finish()
 }
 
+// recall fills in the cut and its places if the placement has lost them: with an
+// emptied KV, or where a decision was found that nobody had announced. The
+// decision itself carries the cut, and it is translated as it was before. It
+// reports whether there is nothing to wait for.
+func (d *Driver) recall() bool {
+	if d.recalled || len(d.p.Cut) > 0 && len(d.p.Seeds) == len(d.p.Cut) {
+		return true
+	}
+	if d.now-d.phaseAt > settleLimit {
+		d.recalled = true
+		d.notes = append(d.notes, fmt.Sprintf("where it went on was exact, as always, but cannot be told any more: %s", d.waiting()))
+		return true
+	}
+	if len(d.p.Cut) == 0 {
+		f := d.facts(Ask{Commits: []starferry.ClusterName{d.req.Source}})
+		if f == nil {
+			return false
+		}
+		if d.p.Cut = f.Commits[d.req.Source].moved(d.p.Epoch, d.req.Target); len(d.p.Cut) == 0 {
+			d.recalled = true // it did not come from there
+			return true
+		}
+	}
+	f := d.facts(Ask{Translate: d.p.Cut, Wait: true})
+	if f == nil {
+		return false
+	}
+	if t := f.Translate; t == nil || !t.Final() || len(t.Cut) != len(d.p.Cut) {
+		d.again("the places of the cut to be told again")
+		return false
+	}
+	d.p.Seeds, d.exact = f.Translate.Cut, exactOf(f.Translate)
+	return true
+}
+
+// moved is the cut that the decision of an epoch carries.
+func (f Found) moved(e starferry.Epoch, to starferry.ClusterName) starferry.Cut {
+	var at []starferry.TopicPartition
+	for tp, c := range f {
+		if c.Mark != nil && c.Mark.State == control.Moved && c.Mark.Epoch == e && c.Mark.Cluster == to {
+			at = append(at, tp)
+		}
+	}
+	cut, _ := f.places(at)
+	return cut
+}
+
+// exactOf counts the partitions whose next record is copied itself.
+func exactOf(t *starferry.Translation) int {
+	n := 0
+	for _, a := range t.Answers {
+		if a.Status == starferry.Exact {
+			n++
+		}
+	}
+	return n
+}
+
 func (d *Driver) firsts() map[starferry.TopicPartition]control.Pause {
 	first := map[starferry.TopicPartition]control.Pause{}
 	for _, l := range d.leases {
@@ -146,7 +207,7 @@ func (d *Driver) firsts() map[starferry.TopicPartition]control.Pause {
 
 func (d *Driver) finish(notes ...string) {
 	r := Report{Group: d.req.Group, Source: d.req.Source, Target: d.req.Target, Epoch: d.p.Epoch, Cut: d.p.Cut, Seeds: d.p.Seeds,
-		Exact: d.exact, Pauses: map[starferry.TopicPartition]float64{}, Notes: notes, Attempts: d.attempts}
+		Exact: d.exact, Pauses: map[starferry.TopicPartition]float64{}, Notes: append(notes, d.notes...), Attempts: d.attempts}
 	if r.Exact == 0 { // another agent has translated: nothing else is ever seeded
 		r.Exact = len(d.p.Seeds)
 	}

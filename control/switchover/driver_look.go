@@ -71,6 +71,9 @@ func (d *Driver) repair(home starferry.ClusterName, e starferry.Epoch, why strin
 	}
 	p.Epoch, p.Phase, p.Active, p.Target, p.Actor = e, control.Announce, home, home, nil
 	p.StandbyUntil, d.decidedAt = d.now+d.req.Standby, d.now
+	if e == d.own && home == d.req.Target { // the order to go back has dropped whose it was
+		p.Token, p.By, p.Why, p.Link = d.req.Token, d.req.By, d.req.Why, d.req.Link
+	}
 	d.say(fmt.Sprintf("%s: the group lives on %s since epoch %d, so the placement is set right", why, home, e))
 	d.write(p)
 }
@@ -113,12 +116,17 @@ func (d *Driver) begin(f *Answers, home starferry.ClusterName) {
 
 // there ends a switch that is done already: by this request, or by another.
 func (d *Driver) there() {
-	if d.stored && d.p.Token == d.req.Token && d.p.Active == d.req.Target && d.p.Cut != nil {
+	note := fmt.Sprintf("the group lived on %s already", d.req.Target)
+	if d.stored && d.p.Token == d.req.Token {
 		d.attempts = max(d.attempts, 1)
-		d.finish("it was made before, by the same request")
+		note = "it was made before, by the same request"
+	}
+	if d.stored && d.p.Active == d.req.Target && d.p.Cut == nil && (d.p.Token == d.req.Token || d.p.Token == "") {
+		d.notes = append(d.notes, note)
+		d.enter(verifying) // which recalls it
 		return
 	}
-	d.finish(fmt.Sprintf("the group lived on %s already", d.req.Target))
+	d.finish(note)
 }
 
 // survey refuses what could not end well, before anything is changed.

@@ -215,6 +215,8 @@ func TestWhateverHappensItEnds(t *testing.T) {
 		if w.result == "finished" {
 			home, _, _ := Truth(map[starferry.ClusterName]Found{drillOld: w.sides[drillOld].found, drillNew: w.sides[drillNew].found})
 			require.Equal(t, drillNew, home)
+			require.Len(t, w.report.Cut, len(w.handed), "the report has no cut: %q", w.report.Notes)
+			require.Len(t, w.report.Seeds, len(w.handed), "the report has no places: %q", w.report.Notes)
 		}
 	})
 }

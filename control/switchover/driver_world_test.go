@@ -25,6 +25,7 @@ type drill struct {
 	handed  map[starferry.TopicPartition]starferry.Offset
 	bad     []string
 	result  string
+	report  Report
 	refuse  bool // the next decision is refused
 	mute    bool // the decider's word gets lost
 	missing string
@@ -300,7 +301,7 @@ func (w *drill) check(o Order) {
 			}
 		}
 	case Finished:
-		w.result = "finished"
+		w.result, w.report = "finished", o.Report
 	case Failed:
 		w.result = "failed: " + o.Failure.Error()
 	}
