@@ -64,8 +64,8 @@ stays on the target is the small topic starferry.state, which all links share.`,
 	}
 	f := cmd.Flags()
 	f.BoolVar(&json, "json", false, "print the figures as one JSON object at the end")
-	f.StringVar(&o.Source, "source", "", "addresses of a cluster of yours to move from, host:port[,host:port]")
-	f.StringVar(&o.Target, "target", "", "addresses of a cluster of yours to move to")
+	f.StringVar(&o.Source, "source", "", "addresses of a cluster of yours to move from, `host:port[,host:port]`")
+	f.StringVar(&o.Target, "target", "", "addresses of a cluster of yours to move to, `host:port[,host:port]`")
 	f.Float64Var(&o.Rate, "rate", demo.DefaultRate, "records per second the producer writes")
 	f.Int64Var(&o.Records, "records", 0, "go on until at least so many records are produced")
 	f.BoolVar(&o.Keep, "keep", false, "leave everything running until Ctrl-C, to play with")

@@ -59,7 +59,10 @@ func (c *cli) checkClusters(ctx context.Context) error {
 }
 
 func (c *cli) configCommand() *cobra.Command {
-	cmd := &cobra.Command{Use: "config", GroupID: "look", Short: "the configuration file", Args: cobra.NoArgs, RunE: help}
+	cmd := &cobra.Command{Use: "config", GroupID: "look", Short: "the configuration file",
+		Long: `One file configures agents, shards and the command line. It is found by --config,
+by the environment variable STARFERRY_CONFIG, or as ./starferry.yaml.`,
+		Args: cobra.NoArgs, RunE: help}
 	cmd.AddCommand(&cobra.Command{
 		Use: "check", Short: "check the file and print what it means; connects to nothing", Args: cobra.NoArgs,
 		Example: "  starferry config check --config starferry.yaml",
@@ -72,6 +75,7 @@ func (c *cli) configCommand() *cobra.Command {
 		},
 	}, &cobra.Command{
 		Use: "example", Short: "print a file that shows every key", Args: cobra.NoArgs,
+		Example: "  starferry config example > starferry.yaml",
 		RunE: func(*cobra.Command, []string) error {
 			_, err := fmt.Fprint(c.Out, config.Example)
 			return err
@@ -109,6 +113,10 @@ func help(cmd *cobra.Command, _ []string) error { return cmd.Help() }
 func (c *cli) docCommand() *cobra.Command {
 	return &cobra.Command{
 		Use: "doc [BUILTIN]", GroupID: "look", Short: "what migration scripts can say",
+		Long: `Doc lists the calls that scripts and exec can make, or explains one with its
+parameters and an example. Classes: declare (top level of a script), read and
+check (look only), wait (look until it is so), effect (change something, can be
+undone), hold (an effect that may end by itself).`,
 		Example: "  starferry doc\n  starferry doc switch_consumer", Args: cobra.MaximumNArgs(1),
 		RunE: func(_ *cobra.Command, args []string) error {
 			reg, err := builtins.Registry(builtins.Ports{})
@@ -173,7 +181,11 @@ func (c *cli) showBuiltin(b *scripting.Builtin) error {
 func (c *cli) runsCommand() *cobra.Command {
 	var json bool
 	cmd := &cobra.Command{
-		Use: "runs", GroupID: "runs", Short: "all runs and where they stand", Args: cobra.NoArgs, Example: "  starferry runs",
+		Use: "runs", GroupID: "runs", Short: "all runs and where they stand",
+		Long: `Runs lists all runs, oldest first. States: open (running, or its agent is gone),
+finished, failed (stopped: resume it or roll it back), rolling_back (also one
+that could not be undone to its end), rolled_back.`,
+		Args: cobra.NoArgs, Example: "  starferry runs",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			client, err := c.client()
 			if err != nil {
@@ -248,7 +260,7 @@ func (c *cli) statusCommand() *cobra.Command {
 		},
 	}
 	cmd.Use = "status [RUN]"
-	cmd.Long = "Status tells where a run stands; without a name, the newest run."
+	cmd.Long = "Status tells where a run stands, phase by phase, what it has changed and holds\nnow, and which commands come next; without a name, of the newest run."
 	cmd.Flags().BoolVar(&json, "json", false, "print everything as JSON")
 	return cmd
 }
@@ -291,6 +303,7 @@ func (c *cli) journalCommand() *cobra.Command {
 	var json bool
 	cmd := &cobra.Command{
 		Use: "journal RUN", GroupID: "runs", Short: "every step of a run, as its journal has it",
+		Long:    "Journal prints what a run did, step by step and with results, whether it goes on\nor ended long ago.",
 		Example: "  starferry journal move-group-3f9a1c", Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			client, err := c.client()
@@ -314,6 +327,6 @@ func (c *cli) journalCommand() *cobra.Command {
 			return nil
 		},
 	}
-	cmd.Flags().BoolVar(&json, "json", false, "one JSON object a line")
+	cmd.Flags().BoolVar(&json, "json", false, "print one JSON object a line")
 	return cmd
 }

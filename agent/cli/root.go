@@ -77,29 +77,47 @@ twice, with a pause of milliseconds.
 
 Start here:
   starferry demo                 the whole story on this machine, nothing installed
+  starferry config example       a configuration file with every key; keep what you need
   starferry doc                  what migration scripts can say
 
-On your clusters (see starferry config example):
-  starferry agent                runs scripts for you; one process, or several
+On your clusters, once the configuration names them:
+  starferry clusters check       are they reached?
+  starferry agent                carries out scripts; one process, or several
   starferry shard --id shard-1   copies topics; as many as you need
   starferry plan  scripts/move_group.star -p group=orders
   starferry run   scripts/move_group.star -p group=orders
-  starferry rollback RUN
+  starferry rollback RUN         undoes it; run prints the name of its RUN
 
 Exit codes: 0 done; 1 error; 2 wrong usage; 3 the expected state was not
 reached; 4 failed and rolled back; 5 rollback incomplete; 7 script error;
 8 journal and script differ; 10 locked by another run.`
+
+const firstSteps = `starferry moves live Kafka consumer groups between clusters, and back.
+
+Begin with these three:
+  starferry demo                              watch it on this machine, nothing installed
+  starferry config example > starferry.yaml   has every key: keep what your clusters need
+  starferry clusters check                    see that they are reached
+
+After that an agent and a shard run (starferry agent, starferry shard), and
+scripts move groups (starferry plan, run, rollback): starferry --help tells all.
+`
 
 func (c *cli) root() *cobra.Command {
 	root := &cobra.Command{
 		Use: "starferry", Short: "move live Kafka consumer groups between clusters, and back", Long: rootHelp,
 		SilenceErrors: true, SilenceUsage: true,
 		PersistentPreRun: func(*cobra.Command, []string) { c.begun = true },
+		Args:             cobra.NoArgs,
+		RunE: func(*cobra.Command, []string) error {
+			_, err := fmt.Fprint(c.Out, firstSteps)
+			return err
+		},
 	}
 	root.SetIn(c.In)
 	root.SetOut(c.Out)
 	root.SetErr(c.Err)
-	root.PersistentFlags().StringVar(&c.configFile, "config", "", "configuration file (or "+config.EnvFile+", or ./"+config.DefaultFile+")")
+	root.PersistentFlags().StringVar(&c.configFile, "config", "", "configuration `FILE` (default: what "+config.EnvFile+" names, or ./"+config.DefaultFile+")")
 	root.PersistentFlags().BoolVarP(&c.verbose, "verbose", "v", false, "tell more about what goes on, on standard error")
 	root.AddGroup(
 		&cobra.Group{ID: "runs", Title: "Migrations:"},

@@ -29,16 +29,18 @@ type runFlags struct {
 }
 
 func (f *runFlags) add(cmd *cobra.Command) {
-	cmd.Flags().BoolVar(&f.detach, "detach", false, "start it and do not wait")
-	cmd.Flags().BoolVar(&f.json, "json", false, "events and the outcome as JSON, one object a line")
+	cmd.Flags().BoolVar(&f.detach, "detach", false, "print the name of the run and do not wait for its end")
+	cmd.Flags().BoolVar(&f.json, "json", false, "print events and the outcome as JSON, one object a line; does not ask")
 }
 
 func (c *cli) runCommand() *cobra.Command {
 	var f runFlags
 	cmd := &cobra.Command{
 		Use: "run SCRIPT", GroupID: "runs", Short: "run a migration script",
-		Long: `Run hands a script to an agent, shows the plan, asks (on a terminal), and
-follows the run. Ctrl-C detaches; the run goes on with the agent.`,
+		Long: `Run hands a script, and what it loads, to an agent, and follows the run. On a
+terminal it shows the plan first and asks; elsewhere it begins at once.
+Ctrl-C detaches; the run goes on with the agent. Parameters and their defaults
+stand at the top of the script.`,
 		Example: `  starferry run scripts/move_group.star -p group=orders
   starferry run scripts/move_group.star -p group=orders --auto-approve --detach`,
 		Args: cobra.ExactArgs(1),
@@ -50,8 +52,8 @@ follows the run. Ctrl-C detaches; the run goes on with the agent.`,
 			return c.runRequest(cmd.Context(), r, f)
 		},
 	}
-	cmd.Flags().StringArrayVarP(&f.params, "param", "p", nil, "parameter of the script, NAME=VALUE; may be repeated")
-	cmd.Flags().BoolVarP(&f.auto, "auto-approve", "y", false, "do not ask")
+	cmd.Flags().StringArrayVarP(&f.params, "param", "p", nil, "parameter of the script as `NAME=VALUE`; may be repeated")
+	cmd.Flags().BoolVarP(&f.auto, "auto-approve", "y", false, "do not show the plan and ask")
 	f.add(cmd)
 	return cmd
 }
@@ -61,9 +63,10 @@ func (c *cli) execCommand() *cobra.Command {
 	var snippet string
 	cmd := &cobra.Command{
 		Use: "exec -c 'CALL'", GroupID: "runs", Short: "carry out one line of a script",
-		Long: `Exec carries out one line as a run of its own: planned, confirmed (on a
-terminal), journaled and undoable like any other.`,
-		Example: `  starferry exec -c 'throttle(group = "orders", rate = 500)'
+		Long: `Exec carries out one call as a run of its own: on a terminal it is planned and
+confirmed first; it is journaled, and rolled back like any other run.
+starferry doc lists the calls there are.`,
+		Example: `  starferry exec -c 'throttle(group = "orders", rate = "500/s")'
   starferry exec -c 'skip(group = "orders", at = "orders/7@184223", reason = "INC-1")'
   starferry doc throttle`,
 		Args: cobra.NoArgs,
@@ -81,8 +84,8 @@ terminal), journaled and undoable like any other.`,
 			return c.runRequest(cmd.Context(), api.RunRequest{Snippet: snippet, By: c.by()}, f)
 		},
 	}
-	cmd.Flags().StringVarP(&snippet, "command", "c", "", "what to carry out")
-	cmd.Flags().BoolVarP(&f.auto, "auto-approve", "y", false, "do not ask")
+	cmd.Flags().StringVarP(&snippet, "command", "c", "", "the `CALL` to carry out, as it would stand in a script")
+	cmd.Flags().BoolVarP(&f.auto, "auto-approve", "y", false, "do not show the plan and ask")
 	f.add(cmd)
 	return cmd
 }
@@ -92,8 +95,8 @@ func (c *cli) planCommand() *cobra.Command {
 	var json bool
 	cmd := &cobra.Command{
 		Use: "plan SCRIPT", GroupID: "runs", Short: "show what a script would do now; writes nothing",
-		Long: `Plan runs the script with real reads and predicted effects, and shows what each
-call would do. It writes nothing anywhere. Exit code 3 if a check fails now.`,
+		Long: `Plan goes through the script: it really looks, and predicts what each change
+would do. It writes nothing anywhere. Exit code 3 if a check fails now.`,
 		Example: `  starferry plan scripts/move_group.star -p group=orders`,
 		Args:    cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -124,7 +127,7 @@ call would do. It writes nothing anywhere. Exit code 3 if a check fails now.`,
 			return nil
 		},
 	}
-	cmd.Flags().StringArrayVarP(&flags, "param", "p", nil, "parameter of the script, NAME=VALUE; may be repeated")
+	cmd.Flags().StringArrayVarP(&flags, "param", "p", nil, "parameter of the script as `NAME=VALUE`; may be repeated")
 	cmd.Flags().BoolVar(&json, "json", false, "print the plan as JSON")
 	return cmd
 }
@@ -181,7 +184,7 @@ func (c *cli) confirm(ctx context.Context, client *api.Client, r api.RunRequest)
 
 func (c *cli) resumeCommand() *cobra.Command {
 	return c.reopenCommand("resume RUN", "go on with an interrupted or stopped run",
-		"Resume takes up a run whose agent died, or that stopped and can be tried again.\nEffects that are done are not done again.",
+		"Resume takes up a run whose agent died, and tries a run again that stopped.\nWhat is done is not done again. A run that was rolling back goes on with that.",
 		func(ctx context.Context, client *api.Client, run string) error {
 			return client.Resume(ctx, run, c.by())
 		})
@@ -189,7 +192,7 @@ func (c *cli) resumeCommand() *cobra.Command {
 
 func (c *cli) rollbackCommand() *cobra.Command {
 	return c.reopenCommand("rollback RUN", "undo a run, newest effect first",
-		"Rollback undoes every effect of a run by its recorded inverse, newest first.\nAn interrupted rollback is taken up by the same command.",
+		"Rollback undoes whatever a run has changed, newest first, whether it finished or\nstopped half way. It does not ask. Call it again if it is interrupted. A run is\nrefused if its script says that there is no way back.",
 		func(ctx context.Context, client *api.Client, run string) error {
 			return client.Rollback(ctx, run, c.by())
 		})

@@ -31,7 +31,7 @@ func (c *cli) agentCommand() *cobra.Command {
 		Use: "agent", GroupID: "serve", Short: "run scripts for others, until it is stopped",
 		Long: `Agent carries out runs for the command line. Without nats.url in the
 configuration it also runs the NATS server that shards, services and the
-command line of this machine connect to.
+command line of this machine connect to; with it, it waits for that server.
 
 Stopping an agent leaves its runs open in the journal; start one again and go
 on with: starferry resume RUN`,
@@ -58,8 +58,10 @@ func (c *cli) shardCommand() *cobra.Command {
 	var id string
 	cmd := &cobra.Command{
 		Use: "shard", GroupID: "serve", Short: "copy topics, until it is stopped",
-		Long: `Shard copies its share of all links. Start as many as you need, each with an id
-of its own; they share the work by themselves, and take over from each other.`,
+		Long: `Shard copies its share of all links (a link is what replicate() makes in a
+script). Start as many as you need, each with an id of its own; they share the
+work by themselves, and take over from each other. Started again under the same
+id, a shard finds its offset maps below data_dir. It waits for NATS.`,
 		Example: "  starferry shard --id shard-1", Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if !regexp.MustCompile(`^[A-Za-z0-9_-]{1,64}$`).MatchString(id) {
@@ -89,7 +91,7 @@ of its own; they share the work by themselves, and take over from each other.`,
 	if err != nil {
 		host = "shard"
 	}
-	cmd.Flags().StringVar(&id, "id", strings.ReplaceAll(host, ".", "-"), "name of this shard; one process at a time may bear it")
+	cmd.Flags().StringVar(&id, "id", strings.ReplaceAll(host, ".", "-"), "`NAME` of this shard; one process at a time may bear it")
 	return cmd
 }
 
@@ -97,6 +99,8 @@ func (c *cli) linksCommand() *cobra.Command {
 	var json bool
 	cmd := &cobra.Command{
 		Use: "links [LINK]", GroupID: "look", Short: "links and their lanes: state and lag of the copy",
+		Long: `Links lists what is being copied; with a link, its lanes, one for each partition:
+which shard copies it, how far, and what holds it up.`,
 		Example: "  starferry links\n  starferry links old-new", Args: cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			cfg, nc, err := c.connect()
