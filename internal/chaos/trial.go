@@ -195,6 +195,9 @@ func (w *World) home(ctx context.Context) (string, error) {
 	return home, nil
 }
 
+// overAlready is how a run that has nothing left to do is refused.
+var overAlready = regexp.MustCompile(`it is finished; nothing is left to do|it is rolled back already`)
+
 var runName = regexp.MustCompile(`(?m)^run (\S+)$`)
 
 // settle brings the run to an end: a run whose agent died is resumed, as an
@@ -222,6 +225,10 @@ func (w *World) settle(ctx context.Context, op *process.Process, way string) (ou
 			if way == "there" {
 				return fmt.Sprintf("stopped with exit code %d", op.ExitCode()), true, nil
 			}
+		case exitUsage:
+			if overAlready.MatchString(op.Tail()) { // the agent was killed before it could say so
+				return fmt.Sprintf("done before attempt %d", attempt), false, nil
+			}
 		}
 		pause(ctx, rare)
 		if err := w.StartAll(ctx); err != nil { // one that has given up
@@ -245,6 +252,7 @@ func (w *World) command(args ...string) (*process.Process, error) {
 
 // Exit codes of the program that mean a run has ended otherwise than well.
 const (
+	exitUsage      = 2
 	exitUnmet      = 3
 	exitRolledBack = 4
 )
