@@ -177,6 +177,9 @@ func TestRollbackIncompleteIsToldAndTakenUpAgain(t *testing.T) {
 	require.ErrorContains(t, err, "b is stuck")
 	require.ErrorContains(t, err, "rollback incomplete")
 	require.True(t, b.shop.shelf["a"], "what the stuck phase may need stays")
+	status, err := b.runner.Status(context.Background(), "r")
+	require.NoError(t, err)
+	require.Contains(t, status.Error, "b is stuck", "why it is incomplete is told later too")
 
 	b.shop.broken["b"] = false
 	out, err := b.runner.Rollback(context.Background(), "r")

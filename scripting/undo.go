@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 )
 
 // stop ends a run whose phase returned an error: it journals the failure and
@@ -87,6 +88,9 @@ func (e *engine) finishFailure(ctx context.Context, ph *phase, cause error, agai
 // conclude journals the end of a run that did not reach its goal.
 func (e *engine) conclude(ctx context.Context, stop *StopError) error {
 	last := Record{Kind: Failed, Error: stop.reason()}
+	if len(stop.Left) > 0 { // the status is asked for it later
+		last.Error += "; not undone: " + strings.Join(stop.Left, "; ")
+	}
 	if e.history.state == StateRollingBack && len(stop.Left) == 0 {
 		last = Record{Kind: RolledBack, Error: stop.reason()}
 		stop.RolledBack = true

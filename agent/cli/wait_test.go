@@ -7,11 +7,13 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
+	"github.com/nats-io/nats-server/v2/server"
 	"github.com/stretchr/testify/require"
 
 	"github.com/starferry/starferry/agent/cli"
@@ -102,6 +104,31 @@ func TestAnAgentWaitsForTheNATSItIsGiven(t *testing.T) {
 	agent.says("agent is ready")
 	agent.ends(0)
 	require.NotContains(t, agent.said(), "s3cret")
+}
+
+// A server that is up and has no JetStream yet is waited for too.
+func TestJetStreamIsWaitedFor(t *testing.T) {
+	for _, command := range [][]string{{"shard", "--id", "s1"}, {"agent"}} {
+		t.Run(command[0], func(t *testing.T) {
+			e := startEarly(t, "url: nats://", command...)
+			e.says("waiting for NATS")
+			host, port, err := net.SplitHostPort(e.address)
+			require.NoError(t, err)
+			number, err := strconv.Atoi(port)
+			require.NoError(t, err)
+			bare, err := server.NewServer(&server.Options{Host: host, Port: number, NoLog: true, NoSigs: true})
+			require.NoError(t, err)
+			bare.Start()
+			require.Eventually(t, func() bool { return bare.NumClients() == 1 }, 30*time.Second, 10*time.Millisecond)
+			e.says("no responders available for request")
+			require.NotContains(t, e.said(), "is ready")
+			bare.Shutdown()
+			bare.WaitForShutdown()
+			e.startsNATS()
+			e.says("is ready")
+			e.ends(0)
+		})
+	}
 }
 
 func TestWaitingForNATSEndsWhenToldTo(t *testing.T) {
