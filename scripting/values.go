@@ -340,8 +340,16 @@ func canonicalValue(reg *Registry, t *Type, v any) (starlark.Value, error) {
 	return plainValue(reg, v)
 }
 
+// maxNesting bounds values that leave a script: a list can hold itself.
+const maxNesting = 100
+
 // toPlain is the way out of Starlark: what Type.Parse and JSON take.
-func toPlain(v starlark.Value) (any, error) {
+func toPlain(v starlark.Value) (any, error) { return toPlainWithin(v, maxNesting) }
+
+func toPlainWithin(v starlark.Value, depth int) (any, error) {
+	if depth < 0 {
+		return nil, fmt.Errorf("a %s is nested more than %d deep; does it hold itself?", v.Type(), maxNesting)
+	}
 	switch v := v.(type) {
 	case starlark.NoneType:
 		return nil, nil
@@ -368,9 +376,9 @@ func toPlain(v starlark.Value) (any, error) {
 	case *starlarkstruct.Struct:
 		d := starlark.StringDict{}
 		v.ToStringDict(d)
-		return plainFields(d)
+		return plainFields(d, depth-1)
 	case *object:
-		return plainFields(v.fields)
+		return plainFields(v.fields, depth-1)
 	case *starlark.Dict:
 		d := starlark.StringDict{}
 		for _, item := range v.Items() {
@@ -380,11 +388,11 @@ func toPlain(v starlark.Value) (any, error) {
 			}
 			d[k] = item[1]
 		}
-		return plainFields(d)
+		return plainFields(d, depth-1)
 	case starlark.Indexable: // lists, tuples
 		out := make([]any, v.Len())
 		for i := range out {
-			e, err := toPlain(v.Index(i))
+			e, err := toPlainWithin(v.Index(i), depth-1)
 			if err != nil {
 				return nil, err
 			}
@@ -395,10 +403,10 @@ func toPlain(v starlark.Value) (any, error) {
 	return nil, fmt.Errorf("a %s cannot be kept in the journal", v.Type())
 }
 
-func plainFields(d map[string]starlark.Value) (any, error) {
+func plainFields(d map[string]starlark.Value, depth int) (any, error) {
 	out := make(map[string]any, len(d))
 	for k, e := range d {
-		p, err := toPlain(e)
+		p, err := toPlainWithin(e, depth)
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", k, err)
 		}
