@@ -74,7 +74,7 @@ func (r *Runner) Run(ctx context.Context, p *Program, params map[string]string, 
 	if run == "" || len(records) > 0 {
 		return nil, usagef("start run %q: a run needs an id of its own; 'starferry resume %s' takes up the one there is", run, run)
 	}
-	if err := r.checkLocks(ctx, pin.Locks); err != nil {
+	if err := r.checkLocks(ctx, pin.Locks, run); err != nil {
 		return nil, err
 	}
 	h, err := readHistory(run, nil)
@@ -125,9 +125,9 @@ func (p *Program) Names(args Args) (name string, locks []string, err error) {
 	return name, locks, nil
 }
 
-// checkLocks refuses what another open run holds. It is a courtesy between
-// operators; what keeps two writers of one run apart is the journal itself.
-func (r *Runner) checkLocks(ctx context.Context, locks []string) error {
+// checkLocks refuses what a run other than this one holds. It is a courtesy
+// between operators; what keeps two writers of one run apart is the journal itself.
+func (r *Runner) checkLocks(ctx context.Context, locks []string, run string) error {
 	if len(locks) == 0 {
 		return nil
 	}
@@ -138,7 +138,7 @@ func (r *Runner) checkLocks(ctx context.Context, locks []string) error {
 	for _, s := range all {
 		holds := s.State == StateOpen || s.State == StateRollingBack || (s.State == StateFailed && len(s.Held) > 0)
 		for _, l := range locks {
-			if holds && contains(s.Locks, l) {
+			if holds && s.Run != run && contains(s.Locks, l) {
 				return &LockedError{l, s.Run}
 			}
 		}
@@ -192,6 +192,9 @@ func (r *Runner) Resume(ctx context.Context, run string) (*Outcome, error) {
 		return nil, usagef("resume run %s: it is %s; nothing is left to do", run, before)
 	case StateRollingBack:
 		return e.rollback(ctx)
+	}
+	if err := r.checkLocks(ctx, e.history.pinned.Locks, run); err != nil {
+		return nil, err
 	}
 	if err := e.write(ctx, Record{Kind: Resumed, Text: "by " + r.By}); err != nil {
 		return nil, e.interruption(ctx, err)
