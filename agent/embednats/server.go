@@ -15,7 +15,12 @@ import (
 	"github.com/nats-io/nats-server/v2/server"
 )
 
-const startWithin = 15 * time.Second
+const (
+	startWithin = 15 * time.Second
+	// maxPayload bounds a journal record: the report of a switch of very many
+	// partitions, or a script with all it loads. More is what NATS advises against.
+	maxPayload = 8 << 20
+)
 
 // Options say where the server keeps its streams and where it listens.
 type Options struct {
@@ -50,7 +55,7 @@ func Open(o Options) (*Server, error) {
 	}
 	ns, err := server.NewServer(&server.Options{
 		ServerName: "starferry", Host: host, Port: port,
-		JetStream: true, StoreDir: o.Dir, SyncAlways: o.SyncAlways,
+		JetStream: true, StoreDir: o.Dir, SyncAlways: o.SyncAlways, MaxPayload: maxPayload,
 		DisableJetStreamBanner: true, NoSigs: true, NoLog: true,
 	})
 	if err != nil {

@@ -11,6 +11,7 @@
 package journal
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -75,6 +76,9 @@ func (j *Journal) Append(ctx context.Context, after uint64, r scripting.Record) 
 	m.Header.Set(jetstream.MsgIDHeader, id)
 	for {
 		seq, err := j.publish(ctx, m, after)
+		if errors.Is(err, nats.ErrMaxPayload) { // it would be so for ever
+			return 0, fmt.Errorf("%w: the record of %s has %d bytes: raise max_payload of the NATS server", err, cmp.Or(r.Step, string(r.Kind)), len(body))
+		}
 		if err == nil || errors.Is(err, scripting.ErrFenced) || ctx.Err() != nil {
 			return seq, err
 		}
