@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 
 	"github.com/nats-io/nats.go"
@@ -94,7 +95,14 @@ func (a *Agent) respond(m *nats.Msg, answer any, err error) {
 		a.log.Error("answer cannot be sent", "subject", m.Subject, "err", sealErr)
 		return
 	}
-	if err := m.Respond(body); err != nil {
+	err = m.Respond(body)
+	if errors.Is(err, nats.ErrMaxPayload) { // whoever asked must not wait for nothing
+		large := fmt.Errorf("the answer has %d bytes, more than NATS takes (%w): raise max_payload of the NATS server", len(body), err)
+		if body, err = api.Seal(nil, large); err == nil {
+			err = m.Respond(body)
+		}
+	}
+	if err != nil {
 		a.log.Warn("answer cannot be sent", "subject", m.Subject, "err", err)
 	}
 }
