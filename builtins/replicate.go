@@ -48,7 +48,9 @@ func (r replicate) request(c scripting.Call) (ReplicateRequest, error) {
 		if !rate.Bytes {
 			return q, fmt.Errorf("replicate: rate %s counts records; a copy is limited in bytes, such as 40MB/s", rate)
 		}
-		q.Rate = int64(rate.PerSecond)
+		if q.Rate = int64(rate.PerSecond); q.Rate < 1 { // 0 asks for no limit
+			return q, fmt.Errorf("replicate: the rate is less than a byte per second; leave it out for no limit, or stop the copy with stop_replication")
+		}
 	}
 	return q, nil
 }

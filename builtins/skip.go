@@ -53,11 +53,10 @@ func (s skip) request(ctx context.Context, c scripting.Call) (SkipRequest, error
 	case c.Args.Has("to"):
 		to = starferry.Offset(c.Args.Int("to"))
 	}
-	n := int64(to - at.Offset)
-	if n <= 0 {
+	if to <= at.Offset { // also if the sum has overflown
 		return SkipRequest{}, fmt.Errorf("skip: from offset %d to %d there is nothing to pass", at.Offset, to)
 	}
-	if n > skipLimit && !c.Args.Bool("force") {
+	if n := to - at.Offset; n > skipLimit && !c.Args.Bool("force") {
 		return SkipRequest{}, fmt.Errorf("skip: %d offsets are more than %d; if that is meant, say force = True", n, skipLimit)
 	}
 	q := SkipRequest{Group: groupArg(c), Cluster: clusterArg(c, "on"), Partition: at.TopicPartition,
