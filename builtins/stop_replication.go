@@ -55,10 +55,22 @@ func (s stopReplication) plan(ctx context.Context, c scripting.Call) (scripting.
 		return scripting.Prediction{}, err
 	}
 	result := map[string]any{"link": name, "stopped": alive, "note": ""}
+	if topics := topicsArg(c); len(topics) > 0 {
+		if _, ok := s.p.Copier.(Narrower); !ok {
+			result["stopped"], result["note"] = false, staysWhole(name, topics)
+			return scripting.Prediction{Verdict: scripting.NoChange, Text: staysWhole(name, topics), Result: result}, nil
+		}
+		return scripting.Prediction{Verdict: scripting.WillDo, Text: fmt.Sprintf("take %s off link %s", topicNames(topics), name), Result: result}, nil
+	}
 	if !alive && !planned(c, "replicate", "link", name) && len(c.Earlier) == 0 {
 		return scripting.Prediction{Verdict: scripting.NoChange, Text: "link " + name + " does not run", Result: result}, nil
 	}
 	return scripting.Prediction{Verdict: scripting.WillDo, Text: "stop link " + name, Result: result}, nil
+}
+
+// staysWhole says that topics stay on a link because it cannot be narrowed.
+func staysWhole(link string, topics []starferry.Topic) string {
+	return fmt.Sprintf("link %s existed before and goes on copying %s too; stop it as a whole when nothing needs it", link, topicNames(topics))
 }
 
 func (s stopReplication) run(ctx context.Context, c scripting.Call) (any, error) {
@@ -67,9 +79,8 @@ func (s stopReplication) run(ctx context.Context, c scripting.Call) (any, error)
 	if topics := topicsArg(c); len(topics) > 0 {
 		n, ok := s.p.Copier.(Narrower)
 		if !ok {
-			result["stopped"] = false
-			result["note"] = fmt.Sprintf("link %s existed before and goes on copying %s too; stop it as a whole when nothing needs it", name, topicNames(topics))
-			c.Progress(result["note"].(string))
+			result["stopped"], result["note"] = false, staysWhole(string(name), topics)
+			c.Progress(staysWhole(string(name), topics))
 			return result, nil
 		}
 		if err := n.Narrow(ctx, name, topics); err != nil {
