@@ -114,7 +114,7 @@ func (b *bucket) hold(ctx context.Context) error {
 			}
 		}()
 	}
-	renew := time.NewTimer(renewEvery)
+	renew := time.NewTimer(b.c.renew)
 	defer renew.Stop()
 	select {
 	case <-ctx.Done():
@@ -228,7 +228,7 @@ func (b *bucket) claim(ctx context.Context, p wire.Producer) (map[int64]bool, er
 	all, own := c.state.PIDs(c.spec.Name, b.n)
 	if len(own) > 0 && !own[p.ID] {
 		last := time.UnixMilli(c.state.LastSign(c.spec.Name, own))
-		left := min(c.unfenced, time.Until(last.Add(renewEvery+c.unfenced)))
+		left := min(c.unfenced, time.Until(last.Add(c.renew+c.unfenced)))
 		if left > 0 {
 			reason := fmt.Sprintf("the cluster has forgotten the bucket's producer id (it was %v): waiting %v until no connection of an owner before can live", pidList(own), left.Round(time.Second))
 			c.log.Warn("unfenced producer id", "link", c.spec.Name, "bucket", b.n, "was", pidList(own), "now", p.ID, "wait", left)

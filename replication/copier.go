@@ -32,6 +32,7 @@ type copier struct {
 	budget   *budget
 	log      *slog.Logger
 	unfenced time.Duration
+	renew    time.Duration
 	limiter  *rate.Limiter // nil: no limit
 
 	ctx    context.Context
@@ -60,7 +61,7 @@ const refreshEvery = 5 * time.Second
 func newCopier(ctx context.Context, spec LinkSpec, s *Shard, src, tgt *wire.Cluster, state *stateLog) *copier {
 	c := &copier{
 		spec: spec, shard: s.cfg.ID, src: src, tgt: tgt, state: state, maps: s.maps, lease: s.lease, budget: s.budget,
-		log: s.log, unfenced: s.cfg.UnfencedWait,
+		log: s.log, unfenced: s.cfg.UnfencedWait, renew: s.cfg.renew,
 		buckets: map[int]*running{}, fetchers: map[int32]*fetcher{}, senders: map[int32]*sender{},
 		rules: map[starferry.Topic]rules{}, ids: map[place]string{},
 	}

@@ -21,10 +21,18 @@ type lease struct {
 	now   clock
 	rev   uint64
 	until atomic.Int64 // by the clock, nanoseconds; 0: none
+	held  bool         // it has been valid once
+	// lapsed: it had an end in between. What was fenced under it is void, even
+	// if nobody else came: the brokers may have forgotten the fence's id.
+	lapsed atomic.Bool
 }
 
 // Valid reports whether the shard may still write.
-func (l *lease) Valid() bool { return int64(l.now()) < l.until.Load() }
+func (l *lease) Valid() bool { return !l.lapsed.Load() && int64(l.now()) < l.until.Load() }
+
+// resume makes a lease that had an end valid again, once nothing is left that
+// was fenced under the old one.
+func (l *lease) resume() { l.lapsed.Store(false) }
 
 // errTaken says that another process bears the shard's id.
 var errTaken = errors.New("the shard id is taken by another process; give each shard an id of its own, or wait until the old lease has run out")
@@ -41,6 +49,10 @@ func (l *lease) renew(ctx context.Context) error {
 		return fmt.Errorf("renew lease of shard %s: %w", l.id, err)
 	}
 	l.rev = rev
+	if l.held && int64(l.now()) >= l.until.Load() {
+		l.lapsed.Store(true)
+	}
+	l.held = true
 	l.until.Store(int64(asked + l.ttl))
 	return nil
 }
@@ -82,7 +94,7 @@ func (l *lease) run(ctx context.Context, log *slog.Logger, changed func()) {
 		if err != nil && ctx.Err() == nil {
 			log.Warn("lease not renewed", "shard", l.id, "err", err, "valid", l.Valid())
 		}
-		if had != l.Valid() {
+		if had != l.Valid() || l.lapsed.Load() {
 			changed()
 		}
 	}

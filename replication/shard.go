@@ -37,6 +37,9 @@ type ShardConfig struct {
 	// UnfencedWait is after how long a producer that could not be fenced has no
 	// connection left; 0: 11 minutes (brokers close idle ones after 10).
 	UnfencedWait time.Duration
+
+	clock clock         // of the lease; nil: the time since boot
+	renew time.Duration // how often buckets renew their ids; 0: hourly
 }
 
 // Shard owns buckets of links and copies their lanes.
@@ -79,6 +82,12 @@ func OpenShard(ctx context.Context, cfg ShardConfig) (*Shard, error) {
 	if cfg.UnfencedWait == 0 {
 		cfg.UnfencedWait = unfencedWait
 	}
+	if cfg.clock == nil {
+		cfg.clock = bootTime
+	}
+	if cfg.renew == 0 {
+		cfg.renew = renewEvery
+	}
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
@@ -94,7 +103,7 @@ func OpenShard(ctx context.Context, cfg ShardConfig) (*Shard, error) {
 	if s.maps, err = offsetmap.OpenStore(cfg.Dir, offsetmap.Options{Logger: cfg.Logger}); err != nil {
 		return nil, fmt.Errorf("open shard %s: %w", cfg.ID, err)
 	}
-	s.lease = &lease{kv: s.store.shards, id: cfg.ID, boot: nuid.Next(), ttl: cfg.LeaseTTL, now: bootTime}
+	s.lease = &lease{kv: s.store.shards, id: cfg.ID, boot: nuid.Next(), ttl: cfg.LeaseTTL, now: cfg.clock}
 	run, cancel := context.WithCancel(ctx)
 	s.cancel = cancel
 	if err := s.serve(run); err != nil {
@@ -230,7 +239,10 @@ func (s *Shard) drop() {
 func (s *Shard) settle(ctx context.Context) error {
 	if !s.lease.Valid() {
 		s.drop()
-		return nil
+		s.lease.resume()
+		if !s.lease.Valid() {
+			return nil
+		}
 	}
 	short, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()

@@ -60,10 +60,12 @@ func (w *world) clusters() map[starferry.ClusterName]starferry.Cluster {
 }
 
 // shard starts a shard in a directory, which lives until the test ends.
-func (w *world) shard(id ShardID, dir string) *Shard {
-	s, err := OpenShard(context.Background(), ShardConfig{
-		ID: id, Clusters: w.clusters(), NATS: w.nc, Dir: dir, Logger: w.log, LeaseTTL: testTTL,
-	})
+func (w *world) shard(id ShardID, dir string, change ...func(*ShardConfig)) *Shard {
+	cfg := ShardConfig{ID: id, Clusters: w.clusters(), NATS: w.nc, Dir: dir, Logger: w.log, LeaseTTL: testTTL}
+	for _, f := range change {
+		f(&cfg)
+	}
+	s, err := OpenShard(context.Background(), cfg)
 	require.NoError(w.t, err)
 	w.t.Cleanup(func() { _ = s.Close() })
 	return s
