@@ -116,9 +116,11 @@ would do. It writes nothing anywhere. Exit code 3 if a check fails now.`,
 				return err
 			}
 			if json {
-				return asJSON(c.Out, plan.Plan)
+				err = asJSON(c.Out, plan.Plan)
+			} else {
+				_, err = fmt.Fprintln(c.Out, strings.TrimRight(plan.Text, "\n"))
 			}
-			if _, err = fmt.Fprintln(c.Out, strings.TrimRight(plan.Text, "\n")); err != nil {
+			if err != nil {
 				return err
 			}
 			if plan.Plan.Counts[scripting.FailsNow] > 0 {
@@ -174,12 +176,30 @@ func (c *cli) confirm(ctx context.Context, client *api.Client, r api.RunRequest)
 		return err
 	}
 	fmt.Fprintf(c.Err, "%s\n\nCarry this out? [y/N] ", strings.TrimRight(plan.Text, "\n"))
-	line, err := bufio.NewReader(c.In).ReadString('\n')
-	if answer := strings.ToLower(strings.TrimSpace(line)); err != nil || answer != "y" && answer != "yes" {
+	if !c.yes(ctx) {
 		fmt.Fprintln(c.Err, "Nothing was done.")
-		return &exitError{1}
+		return &exitError{scripting.ExitError}
 	}
 	return nil
+}
+
+// yes reads an answer. Ctrl-C is a no.
+func (c *cli) yes(ctx context.Context) bool {
+	answers := make(chan string, 1)
+	go func() { // a read from a terminal cannot be called off: it ends with the process
+		line, err := bufio.NewReader(c.In).ReadString('\n')
+		if err != nil {
+			line = ""
+		}
+		answers <- strings.ToLower(strings.TrimSpace(line))
+	}()
+	select {
+	case <-ctx.Done():
+		fmt.Fprintln(c.Err)
+		return false
+	case answer := <-answers:
+		return answer == "y" || answer == "yes"
+	}
 }
 
 func (c *cli) resumeCommand() *cobra.Command {
@@ -229,8 +249,15 @@ func (c *cli) follow(ctx context.Context, client *api.Client, run string, f runF
 		asked, cancel := context.WithTimeout(ctx, askWithin)
 		defer cancel()
 		if err := begin(asked); err != nil {
+			if ctx.Err() != nil {
+				fmt.Fprintf(c.Err, "detached; the run may have begun. Look with: starferry status %s\n", run)
+				return &exitError{scripting.ExitError}
+			}
 			return err
 		}
+	}
+	if f.detach && f.json {
+		return asJSONLine(c.Out, map[string]any{"run": run})
 	}
 	if f.detach {
 		_, err := fmt.Fprintln(c.Out, run)
@@ -244,7 +271,7 @@ func (c *cli) follow(ctx context.Context, client *api.Client, run string, f runF
 	p.end()
 	if ctx.Err() != nil {
 		fmt.Fprintf(c.Err, "detached; the run goes on. Look with: starferry status %s\n", run)
-		return &exitError{1}
+		return &exitError{scripting.ExitError}
 	}
 	if err != nil {
 		return err
