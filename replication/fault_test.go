@@ -11,7 +11,11 @@ import (
 	"github.com/twmb/franz-go/pkg/kfake"
 	"github.com/twmb/franz-go/pkg/kmsg"
 
+	"github.com/starferry/starferry"
 	"github.com/starferry/starferry/internal/kafkatest"
+	"github.com/starferry/starferry/internal/wire"
+	"github.com/starferry/starferry/replication/batch"
+	"github.com/starferry/starferry/replication/offsetmap"
 )
 
 // faulty is a world of two fakes, whatever else runs: only they fail on command.
@@ -141,4 +145,61 @@ func TestTooLargeABatchIsTold(t *testing.T) {
 		require.Contains(t, reason, word)
 	}
 	w.sameRecords(topic, 0, numbered(0, 3))
+}
+
+// What held an idle lane up is forgotten when it is over, not with the next record.
+func TestAnIdleLaneRecoversFromAStall(t *testing.T) {
+	w, src, _ := faulty(t)
+	topic := w.topic(1, nil)
+	w.shard("s", t.TempDir())
+	w.link(topic)
+	w.put(topic, 0, numbered(0, 3)...)
+	w.caughtUp()
+	h := src.Fault(kfake.Fault{Keys: []kmsg.Key{kmsg.Fetch}, Topic: string(topic), Err: kerr.UnknownServerError, Count: stallAfter + 1})
+	require.Eventually(t, func() bool { return h.Hits() > stallAfter }, patience, 5*time.Millisecond)
+	require.Eventually(t, func() bool { return w.status().Lanes[0].State == Copying }, patience, 10*time.Millisecond)
+}
+
+// A map that refuses an entry leaves nothing of the shard's memory taken.
+func TestARefusedEntryGivesItsMemoryBack(t *testing.T) {
+	store, err := offsetmap.OpenStore(t.TempDir(), offsetmap.Options{})
+	require.NoError(t, err)
+	defer func() { require.NoError(t, store.Close()) }()
+	m, err := store.Lane(offsetmap.LaneKey{Link: "l", TopicPartition: starferry.TopicPartition{Topic: "t"}})
+	require.NoError(t, err)
+	require.NoError(t, m.Reset(0, 0))
+	b := newBudget(1 << 20)
+	c := &copier{budget: b}
+	l := &lane{c: c, bucket: newBucket(c, 0, 1), omap: m, active: true}
+	l.pipe.reset()
+	for i := range 3 { // the map begins at 0: none of them follows
+		l.pipe.add(&entry{pieces: []piece{{starferry.Offset(5 + i), 1, ""}}, batch: make([]byte, 100), records: 1, phase: acked})
+		b.take(100)
+	}
+	l.applyLocked()
+	require.Zero(t, b.used)
+}
+
+// The first producer id and epoch of a cluster are 0 and 0: no other than them.
+func TestAMapIsRebuiltUnderTheFirstProducerOfAll(t *testing.T) {
+	first := wire.Producer{ID: 0, Epoch: 0}
+	w, _, _ := faulty(t)
+	topic := w.topic(1, nil)
+	w.put(topic, 0, numbered(0, 5)...)
+	s := w.shard("s", t.TempDir())
+	w.link(topic)
+	w.caughtUp()
+	c, _ := s.link(w.name())
+	l, _ := c.lane(starferry.TopicPartition{Topic: topic})
+	f := &fence{producer: first}
+	r := l.readback(f, []anchor{{PID: 0, Epoch: 0, Source: 0}})
+	m, err := c.maps.Lane(offsetmap.LaneKey{Link: "other", TopicPartition: l.tp})
+	require.NoError(t, err)
+	require.NoError(t, m.Reset(0, 0))
+	r.m = m
+	late := batch.Batch(kafkatest.Batch(numbered(3, 2), first, 3, false))
+	require.NoError(t, r.own(t.Context(), late))
+	a, err := m.Forward(3)
+	require.NoError(t, err)
+	require.Equal(t, starferry.Answer{Offset: 0, Status: starferry.Exact}, a, "the batch begins with the fourth record")
 }

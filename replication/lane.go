@@ -141,6 +141,14 @@ func (l *lane) receive(term uint64, from starferry.Offset, es []*entry, highWate
 		return false
 	}
 	l.end = highWatermark
+	if len(l.pipe.queue) == 0 && l.sender != nil {
+		// Nothing is owed to the target, so no acknowledgement would tell that
+		// what held the lane up is over.
+		l.failures = 0
+		if l.state == Stalled {
+			l.state, l.reason = Copying, ""
+		}
+	}
 	var size int64
 	for _, e := range es {
 		l.pipe.add(e)
@@ -261,6 +269,8 @@ func (l *lane) applyLocked() {
 	}
 	for _, e := range done {
 		l.c.budget.free(int64(len(e.batch)))
+	}
+	for _, e := range done {
 		if err := appendEntry(l.omap, e); err != nil {
 			l.haltLocked(Recovering, err.Error())
 			l.bucket.bump(fmt.Errorf("map of %s: %w", l.tp, err))
