@@ -75,10 +75,8 @@ func (l *lane) recover(ctx context.Context, f *fence) (a anchor, start starferry
 	if err != nil {
 		return own, 0, err
 	}
-	r := &readback{l: l, f: f, m: m, anchors: map[wire.Producer]anchor{}, behind: -1}
-	for _, a := range anchors {
-		r.anchors[wire.Producer{ID: a.PID, Epoch: a.Epoch}] = a
-	}
+	r := l.readback(f, anchors)
+	r.m = m
 	from, err := r.begin(ctx, anchors)
 	if err != nil {
 		return own, 0, err
@@ -101,6 +99,15 @@ func (l *lane) recover(ctx context.Context, f *fence) (a anchor, start starferry
 	own.Source, _ = m.Next()
 	own.Target = marker + 1
 	return own, r.start, m.Flush()
+}
+
+func (l *lane) readback(f *fence, anchors []anchor) *readback {
+	// Producer id and epoch 0 are a cluster's first: nobody's are -1.
+	r := &readback{l: l, f: f, anchors: map[wire.Producer]anchor{}, in: wire.Producer{ID: -1, Epoch: -1}, behind: -1}
+	for _, a := range anchors {
+		r.anchors[wire.Producer{ID: a.PID, Epoch: a.Epoch}] = a
+	}
+	return r
 }
 
 // anchors are those of the lane in the topics' present lives.
