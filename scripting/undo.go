@@ -35,6 +35,9 @@ func (e *engine) stop(ctx context.Context, ph *phase, err error) error {
 	if errors.As(err, &script) {
 		f.Script, f.Where = true, script.Where
 	}
+	if f.Policy == onFailRollback && e.history.final() != "" {
+		f.Policy = onFailUndo // the other phases have no way back
+	}
 	if errors.As(err, &unclear) {
 		f.Policy = onFailHold // undoing what may not have happened is a guess
 	}
