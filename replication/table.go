@@ -44,28 +44,20 @@ func Assign(spec LinkSpec, live []ShardID, old Table) Table {
 	}
 	next = next.without(func(s ShardID) bool { _, ok := slices.BinarySearch(live, s); return ok })
 	quota := quotas(spec.Name, live, next)
-	held := map[ShardID]int{}
-	for b, o := range next.Owners {
-		if o.Shard == "" {
-			continue
-		}
-		if held[o.Shard] == quota[o.Shard].n {
-			next.Owners[b] = Ownership{Epoch: o.Epoch}
-			continue
-		}
-		held[o.Shard]++
-	}
+	held := next.trim(quota)
 	order := slices.SortedFunc(slices.Values(live), func(a, b ShardID) int { return cmp.Compare(quota[a].rank, quota[b].rank) })
 	at := 0
 	for b, o := range next.Owners {
 		if o.Shard != "" {
 			continue
 		}
-		for held[order[at]] == quota[order[at]].n {
+		for held[order[at%len(order)]] == quota[order[at%len(order)]].n {
 			at++
 		}
-		next.Owners[b] = Ownership{Shard: order[at], Epoch: o.Epoch + 1}
-		held[order[at]]++
+		s := order[at%len(order)]
+		next.Owners[b] = Ownership{Shard: s, Epoch: o.Epoch + 1}
+		held[s]++
+		at++
 	}
 	for b := range next.Owners {
 		if b < len(old.Owners) && old.Owners[b].Shard == next.Owners[b].Shard {
@@ -83,6 +75,30 @@ func (t Table) without(keep func(ShardID) bool) Table {
 		}
 	}
 	return t
+}
+
+// trim takes from each shard what is above its quota and returns what each one
+// keeps. What is taken lies spread among what is kept, as what is handed out
+// goes round the shards: the partitions of a topic follow each other through the
+// buckets, and a topic of few partitions is to be shared by all as well.
+func (t Table) trim(quota map[ShardID]share) map[ShardID]int {
+	had, kept, seen := map[ShardID]int{}, map[ShardID]int{}, map[ShardID]int{}
+	for _, o := range t.Owners {
+		had[o.Shard]++
+	}
+	for b, o := range t.Owners {
+		if o.Shard == "" {
+			continue
+		}
+		seen[o.Shard]++
+		h, q := had[o.Shard], min(quota[o.Shard].n, had[o.Shard])
+		if seen[o.Shard]*q/h > kept[o.Shard] {
+			kept[o.Shard]++
+		} else {
+			t.Owners[b] = Ownership{Epoch: o.Epoch}
+		}
+	}
+	return kept
 }
 
 type share struct{ n, rank int }

@@ -96,6 +96,29 @@ func TestPartitionsOfATopicSpreadOverBuckets(t *testing.T) {
 	require.Len(t, seen, 8)
 }
 
+// A topic of few partitions is shared by all shards, whether they were there from
+// the start or came one by one.
+func TestATopicOfFewPartitionsIsSharedByAll(t *testing.T) {
+	spec := LinkSpec{Name: "l", Buckets: 64}
+	for name, steps := range map[string][][]ShardID{
+		"together":   {{"s1", "s2"}},
+		"one by one": {{"s1"}, {"s1", "s2"}},
+		"one back":   {{"s1", "s2", "s3"}, {"s1", "s3"}, {"s1", "s2", "s3"}},
+	} {
+		var table Table
+		for _, live := range steps {
+			table = Assign(spec, live, table)
+		}
+		for _, topic := range []starferry.Topic{"orders", "payments", "clicks"} {
+			owners := map[ShardID]int{}
+			for p := range 8 {
+				owners[table.Owners[spec.BucketOf(starferry.TopicPartition{Topic: topic, Partition: starferry.Partition(p)})].Shard]++
+			}
+			require.GreaterOrEqual(t, len(owners), 2, "%s: all 8 partitions of %s are with one shard: %v", name, topic, owners)
+		}
+	}
+}
+
 func TestLinkSpecSaysWhatIsWrong(t *testing.T) {
 	good := LinkSpec{Name: "old-to-new", Source: "old", Target: "new", Topics: []starferry.Topic{"a"}}
 	require.NoError(t, good.Check())
