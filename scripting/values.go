@@ -71,9 +71,14 @@ func (o *object) method(name string) starlark.Value {
 		}
 		list := make([]starlark.Value, 0, len(o.keys))
 		for _, item := range o.Items() {
-			switch name {
-			case "keys":
+			if name == "keys" {
 				list = append(list, item[0])
+				continue
+			}
+			if err := knownOrRaise(item[1], "."+name+"()"); err != nil {
+				return nil, err
+			}
+			switch name {
 			case "values":
 				list = append(list, item[1])
 			default:
