@@ -63,7 +63,7 @@ throttle("billing", rate = "500/s")
 `)
 	require.Equal(t, []string{
 		"replicate: link old-new, 1 topic, 5 lanes, copying",
-		"switch_consumer: 5 of 5 positions exact, pause p50 23 ms, worst 41 ms, control 12 ms, 3 instances",
+		"switch_consumer: 5 of 5 positions exact, 12 ms from drain to decision, 23 ms (p50) and 41 ms (worst) between a partition's records, 3 instances",
 		"switch_consumer: nothing to do, the group lived there already",
 		"throttle: revision 1, acknowledged by 2 instances: a, b",
 	}, told)

@@ -107,8 +107,9 @@ func (s switchConsumer) result(r SwitchReport, changed bool) (any, error) {
 	return fields(r, map[string]any{"exact": exact, "exact_partitions": r.Exact, "partitions": len(r.Cut), "changed": changed})
 }
 
-// summary is the report in one line, such as "6 of 6 positions exact, pause p50
-// 23 ms, worst 41 ms, control 12 ms, 3 instances".
+// summary is the report in one line, such as "6 of 6 positions exact, 12 ms from
+// drain to decision, 23 ms (p50) and 41 ms (worst) between a partition's records,
+// 3 instances". What a partition saw includes its records' own spacing.
 func (s switchConsumer) summary(result json.RawMessage) string {
 	var r struct {
 		Cut       map[string]json.RawMessage `json:"cut"`
@@ -131,11 +132,11 @@ func (s switchConsumer) summary(result json.RawMessage) string {
 			exact++
 		}
 	}
-	text := fmt.Sprintf("%d of %s exact", exact, count(len(r.Cut), "position"))
+	text := fmt.Sprintf("%d of %s exact, %.0f ms from drain to decision", exact, count(len(r.Cut), "position"), r.ControlMS)
 	if pauses := slices.Sorted(maps.Values(r.Pauses)); len(pauses) > 0 {
-		text += fmt.Sprintf(", pause p50 %.0f ms, worst %.0f ms", pauses[(len(pauses)-1)/2], pauses[len(pauses)-1])
+		text += fmt.Sprintf(", %.0f ms (p50) and %.0f ms (worst) between a partition's records", pauses[(len(pauses)-1)/2], pauses[len(pauses)-1])
 	}
-	text += fmt.Sprintf(", control %.0f ms, %s", r.ControlMS, count(len(r.Instances), "instance"))
+	text += ", " + count(len(r.Instances), "instance")
 	if len(r.Repeats) > 0 {
 		text += fmt.Sprintf("; %s may have been handled twice", count(len(r.Repeats), "range"))
 	}
