@@ -40,6 +40,7 @@ const (
 	dwell      = 1500 * time.Millisecond
 	settle     = 30 * time.Second
 	phaseLimit = 3 * time.Minute
+	maxRecords = 1_000_000_000 // a partition's sequence numbers end at 2³¹
 )
 
 // Options are what the operator chooses.
@@ -69,8 +70,8 @@ func (o Options) checked() (Options, error) {
 	if o.Rate == 0 {
 		o.Rate = DefaultRate
 	}
-	if o.Rate < 1 || o.Rate > 1e6 || o.Records < 0 {
-		return o, &scripting.UsageError{Text: "demo: want a --rate from 1 to 1000000 records per second, and --records of 0 or more"}
+	if !(o.Rate >= 1 && o.Rate <= 1e6) || o.Records < 0 || o.Records > maxRecords {
+		return o, &scripting.UsageError{Text: fmt.Sprintf("demo: want a --rate from 1 to 1000000 records per second, and --records from 0 to %d", int64(maxRecords))}
 	}
 	if o.Say == nil {
 		o.Say = func(string, ...any) {}
@@ -85,6 +86,11 @@ func (o Options) checked() (Options, error) {
 		o.dwell = dwell
 	}
 	return o, nil
+}
+
+// enough is how long it may take to produce the records that are wanted.
+func (o Options) enough() time.Duration {
+	return phaseLimit + 2*time.Duration(float64(o.Records)/o.Rate*float64(time.Second))
 }
 
 // names are what the demo calls its things: plain words on clusters of its own,

@@ -2,13 +2,17 @@ package demo
 
 import (
 	"context"
+	"math"
+	"net"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"github.com/twmb/franz-go/pkg/kfake"
 	"go.uber.org/goleak"
 
 	"github.com/starferry/starferry"
+	"github.com/starferry/starferry/scripting"
 )
 
 // Guarantee 3: A switch loses nothing and hands no record to a handler twice
@@ -34,10 +38,33 @@ func TestTheStoryLosesNothing(t *testing.T) {
 }
 
 func TestBadOptions(t *testing.T) {
-	for _, o := range []Options{{Source: "a:1"}, {Source: "a:1", Target: "a:1"}, {Rate: -1}, {Records: -1}} {
+	for _, o := range []Options{{Source: "a:1"}, {Source: "a:1", Target: "a:1"}, {Rate: -1}, {Rate: math.NaN()}, {Records: -1}, {Records: math.MaxInt64}} {
 		_, err := Run(t.Context(), o)
 		require.ErrorContains(t, err, "demo: ")
 	}
+}
+
+// One cluster under two addresses would be copied onto itself.
+func TestOneClusterUnderTwoAddressesIsRefused(t *testing.T) {
+	c, err := kfake.NewCluster(kfake.NumBrokers(1))
+	require.NoError(t, err)
+	defer c.Close()
+	_, port, err := net.SplitHostPort(c.ListenAddrs()[0])
+	require.NoError(t, err)
+	_, err = Run(t.Context(), Options{Source: "127.0.0.1:" + port, Target: "localhost:" + port})
+	require.ErrorContains(t, err, "are the same cluster")
+	require.Equal(t, scripting.ExitUsage, scripting.ExitCode(err))
+}
+
+// The time for many records grows with their number: at the usual rate, a
+// million takes longer than any other part of the story may.
+func TestManyRecordsAreWaitedFor(t *testing.T) {
+	o, err := Options{Records: 1_000_000}.checked()
+	require.NoError(t, err)
+	require.Greater(t, o.enough(), 1_000_000/DefaultRate*time.Second)
+	o, err = Options{Records: maxRecords, Rate: 1}.checked()
+	require.NoError(t, err)
+	require.Positive(t, o.enough())
 }
 
 // What the recorder says of faults that never happen in a good run.

@@ -21,6 +21,7 @@ import (
 	"github.com/starferry/starferry/control/consumer"
 	"github.com/starferry/starferry/internal/wire"
 	"github.com/starferry/starferry/replication"
+	"github.com/starferry/starferry/scripting"
 )
 
 const closeWithin = 20 * time.Second
@@ -87,6 +88,7 @@ func (s *stage) openClusters(ctx context.Context) error {
 		Clusters: map[starferry.ClusterName]starferry.Cluster{}, DataDir: s.o.DataDir,
 		NATS: config.NATS{Listen: "127.0.0.1:0"}, Shards: config.Shards{Buckets: 8},
 	}
+	var ids [2]string
 	for i, name := range []starferry.ClusterName{s.n.source, s.n.target} {
 		cl := starferry.Cluster{Name: name, Brokers: strings.Split(addresses[i], ",")}
 		s.cfg.Clusters[name] = cl
@@ -95,14 +97,19 @@ func (s *stage) openClusters(ctx context.Context) error {
 			return err
 		}
 		s.closers.add(w.Close)
-		if _, err := w.Metadata(ctx); err != nil {
+		m, err := w.Metadata(ctx)
+		if err != nil {
 			return err
 		}
+		ids[i] = m.ClusterID
 		if i == 0 {
 			s.source = w
 		} else {
 			s.target = w
 		}
+	}
+	if ids[0] == ids[1] && ids[0] != "" {
+		return &scripting.UsageError{Text: fmt.Sprintf("demo: %s and %s are the same cluster, %s: give two", s.o.Source, s.o.Target, ids[0])}
 	}
 	return nil
 }

@@ -45,7 +45,7 @@ func (s *stage) story(ctx context.Context) (*Report, error) {
 		return nil, err
 	}
 	s.lastRun = second
-	if err := s.until(ctx, "enough records", phaseLimit, func() bool { return s.producer.acked.Load() >= s.o.Records }); err != nil {
+	if err := s.until(ctx, "enough records", s.o.enough(), func() bool { return s.producer.acked.Load() >= s.o.Records }); err != nil {
 		return nil, err
 	}
 	if s.o.Keep {
