@@ -40,14 +40,20 @@ type active struct {
 }
 
 // written is the agent's journal as the runner of one run sees it. It keeps which
-// record was written last.
+// record was written last, and gives up when the agent stops and NATS is gone.
 type written struct {
 	scripting.Journal
-	act *active
+	act      *active
+	stopping context.Context // of the agent
 }
 
 // Append implements scripting.Journal.
 func (w written) Append(ctx context.Context, after uint64, r scripting.Record) (uint64, error) {
+	ctx, giveUp := context.WithCancelCause(ctx)
+	defer giveUp(nil)
+	defer context.AfterFunc(w.stopping, func() {
+		time.AfterFunc(connectWithin, func() { giveUp(errStopping) })
+	})()
 	seq, err := w.Journal.Append(ctx, after, r)
 	if err == nil {
 		w.act.last.Store(seq)
@@ -177,7 +183,7 @@ func (a *Agent) carryOut(ctx context.Context, act *active, by string, do work) {
 		act.once.Do(func() { close(act.begun) })
 		a.publish(e)
 	})
-	runner.Journal = written{a.journal, act}
+	runner.Journal = written{a.journal, act, a.ctx}
 	out, err := do(ctx, runner)
 	ending := &api.Ending{Exit: scripting.ExitCode(err), Outcome: out}
 	if err != nil {
