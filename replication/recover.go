@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 
 	"bytes"
 
@@ -47,6 +48,7 @@ type readback struct {
 	known  bool          // seq is known
 	seq    int32         // expected next in that epoch
 	behind starferry.Offset
+	slack  int64            // copies of ours that the target lacks, behind the map's end
 	lost   error            // why what follows cannot be placed; nil: it can
 	start  starferry.Offset // of the target log
 }
@@ -84,6 +86,10 @@ func (l *lane) recover(ctx context.Context, f *fence) (a anchor, start starferry
 	marker, err := r.scan(ctx, from)
 	if err != nil {
 		return own, 0, err
+	}
+	if r.lost == nil && r.slack > 0 {
+		r.lost = stopf("target %s: the cleaners of both clusters left too little of the last records to tell where the copy ended; delete topic %s on %s and ask for the link again, or keep the shard's directory next time",
+			l.tp, l.tp.Topic, l.c.spec.Target)
 	}
 	if r.lost != nil {
 		return own, 0, r.lost
@@ -306,7 +312,7 @@ func (r *readback) enter(ctx context.Context, p wire.Producer, b batch.Batch) er
 			return err
 		}
 	}
-	r.in, r.known, r.seq, r.behind, r.lost = p, true, 0, -1, nil
+	r.in, r.known, r.seq, r.behind, r.slack, r.lost = p, true, 0, -1, 0, nil
 	return nil
 }
 
@@ -343,7 +349,7 @@ func (r *readback) source() *walker {
 // missing passes records of ours that a cleaner or retention took from the
 // target. Where nothing foreign can have stood between, their places are known.
 func (r *readback) missing(ctx context.Context, n int64, b batch.Batch) error {
-	if r.behind >= 0 && int64(b.BaseOffset()-r.behind) == n {
+	if r.slack == 0 && r.behind >= 0 && int64(b.BaseOffset()-r.behind) == n {
 		return r.copied(ctx, n, r.behind, nil)
 	}
 	return r.place(ctx, n, nil, func(p piece) error { return r.m.MarkUnknown(p.source, p.end()) })
@@ -358,32 +364,43 @@ func (r *readback) copied(ctx context.Context, n int64, base starferry.Offset, b
 	})
 }
 
-// place hands the next n copied source records to put, mapping holes on the way.
+// place hands the next n copied source records to put, mapping holes on the
+// way. Where the source was cleaned, contents decide instead of counts.
 func (r *readback) place(ctx context.Context, n int64, b batch.Batch, put func(piece) error) error {
-	for n > 0 {
-		next, _ := r.m.Next()
-		pc, err := r.source().peek(ctx, next)
+	if r.slack == 0 {
+		r.source().mark()
+		seen, sparse, err := r.ahead(ctx, n)
 		if err != nil {
 			return err
 		}
-		if pc.hole != "" {
-			err = r.m.Hole(pc.source, pc.end(), pc.hole)
-		} else {
-			if b != nil {
-				if err := r.compare(b, r.walk.whole(), n); err != nil {
+		if !sparse {
+			r.walk.back = nil
+			for i, f := range seen {
+				err := error(nil)
+				switch {
+				case f.hole != "":
+					err = r.m.Hole(f.source, f.end(), f.hole)
+				default:
+					if b != nil && i == len(seen)-1 && f.source == f.from.pieces[0].source {
+						err = r.compare(b, f.from, n)
+					}
+					if err == nil {
+						err = put(f.piece)
+					}
+				}
+				if err != nil {
 					return err
 				}
 			}
-			pc.count = min(pc.count, n)
-			n -= pc.count
-			err = put(pc)
+			return nil
 		}
-		if err != nil {
-			return err
-		}
-		r.walk.advance(pc.count)
+		r.walk.rewind()
 	}
-	return nil
+	if b == nil {
+		r.slack += n
+		return nil
+	}
+	return r.match(ctx, n, b)
 }
 
 // compare checks a target batch against the source's where the two were one
@@ -412,8 +429,10 @@ type walker struct {
 	tp    starferry.TopicPartition
 	rules rules
 	queue []*entry
-	at    int   // piece of the first entry
-	used  int64 // of that piece
+	at    int     // piece of the first entry
+	used  int64   // of that piece
+	back  *walker // where mark was called; its queue grows with what is read
+	soft  bool    // the end of what is committed is no error but errEnd
 }
 
 // peek returns what stands at next: the rest of a piece.
@@ -432,8 +451,14 @@ func (w *walker) peek(ctx context.Context, next starferry.Offset) (piece, error)
 		if w.queue, err = classify(p, next, w.rules); err != nil {
 			return piece{}, halting{err}
 		}
+		if w.back != nil {
+			w.back.queue = append(w.back.queue, w.queue...)
+		}
+		if len(w.queue) == 0 && w.soft && p.LastStableOffset >= 0 && int64(next) >= p.LastStableOffset && int64(next) < p.HighWatermark {
+			return piece{}, errEnd
+		}
 		if len(w.queue) == 0 && int64(next) >= p.HighWatermark {
-			return piece{}, stopf("source %s ends at offset %d, and the target holds copies of later records; was the topic created again or its log truncated? Delete the topic on the target and ask for the link again", w.tp, p.HighWatermark)
+			return piece{}, stopf("source %s ends at offset %d, and the target holds copies of later records (%w); was the topic created again or its log truncated? Delete the topic on the target and ask for the link again", w.tp, p.HighWatermark, errEnd)
 		}
 		if ctx.Err() != nil {
 			return piece{}, context.Cause(ctx)
@@ -445,12 +470,13 @@ func (w *walker) peek(ctx context.Context, next starferry.Offset) (piece, error)
 	return pc, nil
 }
 
-// whole returns the entry that begins exactly here, or nil.
-func (w *walker) whole() *entry {
-	if w.at == 0 && w.used == 0 {
-		return w.queue[0]
-	}
-	return nil
+// mark notes where the walker is, and rewind goes back there.
+func (w *walker) mark() {
+	w.back = &walker{queue: slices.Clone(w.queue), at: w.at, used: w.used}
+}
+
+func (w *walker) rewind() {
+	w.queue, w.at, w.used, w.back = w.back.queue, w.back.at, w.back.used, nil
 }
 
 // advance passes n offsets of the piece that peek returned.

@@ -1,0 +1,180 @@
+package replication
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/binary"
+	"errors"
+	"fmt"
+
+	"github.com/starferry/starferry"
+	"github.com/starferry/starferry/replication/batch"
+	"github.com/starferry/starferry/replication/offsetmap"
+)
+
+// found is a stretch of the source as it is now: a hole, or records.
+type found struct {
+	piece
+	from *entry // of records
+}
+
+// errEnd says that the source has no more committed records.
+var errEnd = errors.New("the source ends")
+
+// ahead looks at the next n copied source records and the holes between them,
+// or at fewer where the source ends. It moves the walker. Sparse means that a
+// cleaner may have taken some since they were copied, so that counting proves
+// nothing.
+func (r *readback) ahead(ctx context.Context, n int64) (out []found, sparse bool, err error) {
+	next, _ := r.m.Next()
+	w := r.source()
+	w.soft = true
+	defer func() { w.soft = false }()
+	for n > 0 {
+		pc, err := w.peek(ctx, next)
+		if errors.Is(err, errEnd) && sparse {
+			return out, sparse, nil
+		}
+		if err != nil {
+			r.walk = nil
+			return nil, sparse, err
+		}
+		f := found{piece: pc}
+		if pc.hole == "" {
+			f.count, f.from = min(pc.count, n), w.queue[0]
+			n -= f.count
+		}
+		sparse = sparse || pc.hole == starferry.Compacted
+		out = append(out, f)
+		next = f.end()
+		w.advance(f.count)
+	}
+	return out, sparse, nil
+}
+
+// match places a batch of n records by their contents. Both cleaners may have
+// taken some: r.slack is how many copies before the batch the target lacks.
+// What cannot be told for certain is errGone.
+func (r *readback) match(ctx context.Context, n int64, b batch.Batch) error {
+	r.source().mark()
+	seen, _, err := r.ahead(ctx, n+r.slack)
+	if err != nil {
+		return err
+	}
+	r.walk.rewind()
+	index := map[print]starferry.Offset{} // where the source has a record now
+	for _, f := range seen {
+		if err := f.prints(!b.LogAppendTime(), index); err != nil {
+			return err
+		}
+	}
+	places, slack := map[starferry.Offset]starferry.Offset{}, r.slack
+	last, taken := starferry.Offset(-1), b.BaseOffset()
+	twice := map[print]bool{}
+	for rec, err := range batch.Records(b, maxDecompressed) {
+		if err != nil {
+			return err
+		}
+		slack += int64(rec.Offset - taken) // what the target's cleaner took
+		taken = rec.Offset + 1
+		p := printOf(rec, !b.LogAppendTime())
+		source, ok := index[p]
+		if !ok {
+			continue // the source's cleaner took it
+		}
+		if twice[p] || source == ambiguous || source <= last {
+			return fmt.Errorf("the cleaners of both clusters left too little to tell where target offset %d came from: %w", rec.Offset, errGone)
+		}
+		twice[p] = true
+		places[source] = rec.Offset
+		last, slack = source, 0
+	}
+	r.slack = slack + int64(b.NextOffset()-taken)
+	return r.put(seen, last, places)
+}
+
+// put maps what lies up to the last source record that was placed.
+func (r *readback) put(seen []found, last starferry.Offset, places map[starferry.Offset]starferry.Offset) error {
+	for _, f := range seen {
+		if f.source > last {
+			return nil
+		}
+		if f.hole != "" {
+			if err := r.m.Hole(f.source, f.end(), f.hole); err != nil {
+				return err
+			}
+			r.walk.advance(f.count)
+			continue
+		}
+		for o := f.source; o < f.end() && o <= last; o++ {
+			err := error(nil)
+			if target, ok := places[o]; ok {
+				err = r.m.Append(offsetmap.Run{Source: o, Target: target, Count: 1})
+			} else {
+				err = r.m.MarkUnknown(o, o+1)
+			}
+			if err != nil {
+				return err
+			}
+			r.walk.advance(1)
+		}
+	}
+	return nil
+}
+
+// print tells records apart by what they hold.
+type print [sha256.Size]byte
+
+// ambiguous is the place of a record that the source has more than once.
+const ambiguous starferry.Offset = -1
+
+// prints notes the records of a stretch.
+func (f found) prints(times bool, into map[print]starferry.Offset) error {
+	if f.hole != "" {
+		return nil
+	}
+	var offsets []starferry.Offset
+	for _, p := range f.from.pieces {
+		for o := p.source; p.hole == "" && o < p.end(); o++ {
+			offsets = append(offsets, o)
+		}
+	}
+	i := 0
+	for rec, err := range batch.Records(batch.Batch(f.from.batch), maxDecompressed) {
+		if err != nil {
+			return err
+		}
+		o := offsets[i]
+		i++
+		if o < f.source || o >= f.end() {
+			continue
+		}
+		p := printOf(rec, times)
+		if _, twice := into[p]; twice {
+			o = ambiguous
+		}
+		into[p] = o
+	}
+	return nil
+}
+
+func printOf(r batch.Record, times bool) (p print) {
+	var b []byte
+	add := func(v []byte) {
+		n := int64(len(v))
+		if v == nil {
+			n = -1
+		}
+		b = append(binary.AppendVarint(b, n), v...)
+	}
+	if times {
+		b = binary.AppendVarint(b, r.Time)
+	}
+	add(r.Key)
+	add(r.Value)
+	for _, h := range r.Headers {
+		add([]byte(h.Key))
+		add(h.Value)
+	}
+	return sha256.Sum256(b)
+}
