@@ -1,7 +1,6 @@
 package scripting
 
 import (
-	"encoding/json"
 	"fmt"
 	"time"
 )
@@ -29,25 +28,6 @@ func (a Args) Int(name string) int64 {
 		return int64(v)
 	case float64:
 		return int64(v)
-	case json.Number:
-		n, _ := v.Int64()
-		return n
-	}
-	return 0
-}
-
-// Float returns a float argument, or 0 if it is absent.
-func (a Args) Float(name string) float64 {
-	switch v := a[name].(type) {
-	case float64:
-		return v
-	case int64:
-		return float64(v)
-	case int:
-		return float64(v)
-	case json.Number:
-		f, _ := v.Float64()
-		return f
 	}
 	return 0
 }
@@ -70,12 +50,6 @@ func (a Args) Rate(name string) Rate {
 	return r
 }
 
-// Size returns a size argument in bytes, or 0 if it is absent.
-func (a Args) Size(name string) int64 {
-	n, _ := ParseSize(a.Text(name))
-	return n
-}
-
 // Strings returns a list argument as strings.
 func (a Args) Strings(name string) []string {
 	var out []string
@@ -92,16 +66,4 @@ func (a Args) Strings(name string) []string {
 		}
 	}
 	return out
-}
-
-// Decode reads the argument into a Go value by way of JSON.
-func (a Args) Decode(name string, into any) error {
-	b, err := json.Marshal(a[name])
-	if err != nil {
-		return fmt.Errorf("decode argument %s: %w", name, err)
-	}
-	if err := json.Unmarshal(b, into); err != nil {
-		return fmt.Errorf("decode argument %s: %w", name, err)
-	}
-	return nil
 }

@@ -65,9 +65,6 @@ type Builtin struct {
 	// Summary tells the result in one line for people, without the builtin's
 	// name. It may be of an older version's Run: an empty text says nothing.
 	Summary func(result json.RawMessage) string
-	// Fingerprint sums up the state of the world that a plan of the call relies
-	// on, so that a saved plan can go stale. Nil: nothing.
-	Fingerprint func(ctx context.Context, c Call) (string, error)
 }
 
 // Call is one call of a builtin.

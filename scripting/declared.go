@@ -182,21 +182,11 @@ func (l *loader) declareParams(args starlark.Tuple, kwargs []starlark.Tuple) err
 	return nil
 }
 
-func (p *Program) param(name string) *Param {
-	for i := range p.params {
-		if p.params[i].Name == name {
-			return &p.params[i]
-		}
-	}
-	return nil
-}
+func (p *Program) param(name string) *Param { return findParam(p.params, name) }
 
 // bindParams brings text into the canonical form of the script's parameters.
 func (p *Program) bindParams(text map[string]string) (Args, error) {
-	var names []string
-	for _, d := range p.params {
-		names = append(names, d.Name)
-	}
+	names := paramNames(p.params)
 	for name := range text {
 		if p.param(name) == nil {
 			return nil, usagef("script %s: no parameter %s%s; it has: %s", p.file, name, suggestion(name, names), strings.Join(names, ", "))
@@ -250,10 +240,7 @@ func fillIn(template string, declared []Param, values Args) (string, error) {
 	text := paramText(values)
 	out := regexp.MustCompile(`\{([^{}]*)\}`).ReplaceAllStringFunc(template, func(m string) string {
 		name := m[1 : len(m)-1]
-		var names []string
-		for _, d := range declared {
-			names = append(names, d.Name)
-		}
+		names := paramNames(declared)
 		if !slices.Contains(names, name) {
 			wrong = fmt.Errorf("%q: no parameter %s%s", template, name, suggestion(name, names))
 		}

@@ -27,7 +27,7 @@ var ErrFenced = errors.New("another agent has taken over this run")
 type Kind string
 
 // The kinds of records. A run begins with Started, which pins script, loaded
-// files and parameters, and ends with Finished, Failed, RolledBack or Stopped;
+// files and parameters, and ends with Finished, Failed or RolledBack;
 // Resumed and RollingBack may reopen it.
 const (
 	Started      Kind = "started"

@@ -29,14 +29,8 @@ type phase struct {
 	where        string
 }
 
-// File is the script's path below its root.
-func (p *Program) File() string { return p.file }
-
 // Doc is the module's docstring, trimmed.
 func (p *Program) Doc() string { return p.doc }
-
-// Params are the parameters the script declares, in its order.
-func (p *Program) Params() []Param { return p.params }
 
 // Phases are the names of the phases in order.
 func (p *Program) Phases() []string {

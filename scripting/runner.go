@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"slices"
 	"time"
 )
 
@@ -138,7 +139,7 @@ func (r *Runner) checkLocks(ctx context.Context, locks []string, run string) err
 	for _, s := range all {
 		holds := s.State == StateOpen || s.State == StateRollingBack || (s.State == StateFailed && len(s.Held) > 0)
 		for _, l := range locks {
-			if holds && s.Run != run && contains(s.Locks, l) {
+			if holds && s.Run != run && slices.Contains(s.Locks, l) {
 				return &LockedError{l, s.Run}
 			}
 		}

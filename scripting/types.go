@@ -1,10 +1,8 @@
 package scripting
 
 import (
-	"encoding/json"
 	"fmt"
 	"math"
-	"math/big"
 	"strconv"
 	"strings"
 	"time"
@@ -77,7 +75,7 @@ func describePlain(v any) string {
 			return "True"
 		}
 		return "False"
-	case int64, float64, json.Number, *big.Int:
+	case int64, float64:
 		return fmt.Sprintf("the number %v", v)
 	case []any:
 		return "a list"

@@ -3,6 +3,7 @@ package scripting
 import (
 	"encoding/json"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -18,13 +19,10 @@ func bind(b *Builtin, args starlark.Tuple, kwargs []starlark.Tuple) (map[string]
 	for i, v := range args {
 		got[b.Params[i].Name] = v
 	}
-	names := make([]string, len(b.Params))
-	for i, p := range b.Params {
-		names[i] = p.Name
-	}
+	names := paramNames(b.Params)
 	for _, kw := range kwargs {
 		name := string(kw[0].(starlark.String))
-		if !contains(names, name) {
+		if !slices.Contains(names, name) {
 			return nil, fmt.Errorf("%s: unexpected keyword argument %s%s; it takes %s", b.Name, name, suggestion(name, names), strings.Join(names, ", "))
 		}
 		if _, twice := got[name]; twice {
@@ -33,25 +31,14 @@ func bind(b *Builtin, args starlark.Tuple, kwargs []starlark.Tuple) (map[string]
 		got[name] = kw[1]
 	}
 	for _, p := range b.Params {
-		v, ok := got[p.Name]
-		if ok && v == starlark.None {
+		if got[p.Name] == starlark.None {
 			delete(got, p.Name)
-			ok = false
 		}
-		if !ok && p.Required {
+		if got[p.Name] == nil && p.Required {
 			return nil, fmt.Errorf("%s: missing argument %s (%s): %s", b.Name, p.Name, p.Doc, signature(b))
 		}
 	}
 	return got, nil
-}
-
-func contains(list []string, s string) bool {
-	for _, e := range list {
-		if e == s {
-			return true
-		}
-	}
-	return false
 }
 
 // unpack brings a script's arguments into their canonical form.
@@ -66,40 +53,15 @@ func unpack(b *Builtin, args starlark.Tuple, kwargs []starlark.Tuple) (Args, err
 		if err != nil {
 			return nil, fmt.Errorf("%s: argument %s: %w", b.Name, name, err)
 		}
-		if hasUnknown(p) && b.param(name).Type.Name != "any" {
-			if _, whole := p.(Unknown); whole {
-				return nil, &UnknownError{b.Name + ": argument " + name}
-			}
+		if _, unknown := p.(Unknown); unknown && b.param(name).Type.Name != "any" {
+			return nil, &UnknownError{b.Name + ": argument " + name}
 		}
 		plain[name] = p
 	}
 	return b.parse(plain)
 }
 
-// Parse brings plain arguments, such as a command line's text, into their
-// canonical form and fills in defaults.
-func (b *Builtin) Parse(plain map[string]any) (Args, error) {
-	for name := range plain {
-		if b.param(name) == nil {
-			var names []string
-			for _, p := range b.Params {
-				names = append(names, p.Name)
-			}
-			return nil, usagef("%s: no parameter %s%s", b.Name, name, suggestion(name, names))
-		}
-	}
-	for _, p := range b.Params {
-		if p.Required && plain[p.Name] == nil {
-			return nil, usagef("%s: missing %s (%s)", b.Name, p.Name, p.Doc)
-		}
-	}
-	args, err := b.parse(plain)
-	if err != nil {
-		return nil, &UsageError{err.Error()}
-	}
-	return args, nil
-}
-
+// parse brings plain arguments into their canonical form and fills in defaults.
 func (b *Builtin) parse(plain map[string]any) (Args, error) {
 	out := Args{}
 	for _, p := range b.Params {
@@ -119,18 +81,23 @@ func (b *Builtin) parse(plain map[string]any) (Args, error) {
 	return out, nil
 }
 
-func (b *Builtin) param(name string) *Param {
-	for i := range b.Params {
-		if b.Params[i].Name == name {
-			return &b.Params[i]
+func (b *Builtin) param(name string) *Param { return findParam(b.Params, name) }
+
+func findParam(params []Param, name string) *Param {
+	for i := range params {
+		if params[i].Name == name {
+			return &params[i]
 		}
 	}
 	return nil
 }
 
-func hasUnknown(v any) bool {
-	_, ok := v.(Unknown)
-	return ok
+func paramNames(params []Param) []string {
+	out := make([]string, len(params))
+	for i, p := range params {
+		out[i] = p.Name
+	}
+	return out
 }
 
 // signature writes how a builtin is called.
