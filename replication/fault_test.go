@@ -6,6 +6,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/segmentio/kafka-go"
 	"github.com/stretchr/testify/require"
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kfake"
@@ -202,4 +203,56 @@ func TestAMapIsRebuiltUnderTheFirstProducerOfAll(t *testing.T) {
 	a, err := m.Forward(3)
 	require.NoError(t, err)
 	require.Equal(t, starferry.Answer{Offset: 0, Status: starferry.Exact}, a, "the batch begins with the fourth record")
+}
+
+// A batch larger than a partition's share of an answer comes only with the first
+// partition that has any: who was left out is asked for first.
+func TestALaneThatWasLeftOutIsAskedForFirst(t *testing.T) {
+	c := &copier{budget: newBudget(1 << 20)}
+	f := newFetcher(c, 0)
+	var lanes []*lane
+	for p := range starferry.Partition(3) {
+		lanes = append(lanes, &lane{tp: starferry.TopicPartition{Topic: "t", Partition: p}, c: c, active: true, fetcher: f, end: -1})
+	}
+	order := func() (ps []starferry.Partition) {
+		for _, l := range lanes {
+			f.offer(l)
+		}
+		got, _ := f.take()
+		for _, a := range got {
+			ps = append(ps, a.l.tp.Partition)
+		}
+		return ps
+	}
+	require.Equal(t, []starferry.Partition{0, 1, 2}, order())
+	left := kmsg.NewFetchResponseTopicPartition()
+	left.HighWatermark, left.LastStableOffset = 5, 5
+	require.True(t, f.handOn(asked{l: lanes[2]}, &left))
+	require.Equal(t, []starferry.Partition{2, 0, 1}, order())
+	none := kmsg.NewFetchResponseTopicPartition()
+	none.HighWatermark, none.LastStableOffset = 5, 0 // an open transaction, which hides the rest
+	require.True(t, f.handOn(asked{l: lanes[2]}, &none))
+	require.Equal(t, []starferry.Partition{0, 1, 2}, order())
+}
+
+// One broker that does not know a topic for a moment does not stop its lanes.
+func TestATopicThatIsMissingOnceIsLookedForAgain(t *testing.T) {
+	w, src, _ := faulty(t)
+	topic := w.topic(1, nil)
+	s := w.shard("s", t.TempDir())
+	w.link(topic)
+	w.put(topic, 0, numbered(0, 3)...)
+	w.caughtUp()
+	c, _ := s.link(w.name())
+	l, _ := c.lane(starferry.TopicPartition{Topic: topic})
+	gone := &wire.Metadata{Topics: map[starferry.Topic]wire.TopicMeta{topic: {Err: kafka.UnknownTopicOrPartition}}}
+	there, err := c.src.Metadata(t.Context(), topic)
+	require.NoError(t, err)
+	c.sameTopic(w.src.Name, topic, gone)
+	c.sameTopic(w.src.Name, topic, there)
+	c.sameTopic(w.src.Name, topic, gone)
+	require.Equal(t, Copying, l.status().State)
+	require.NoError(t, src.DeleteTopic(string(topic)))
+	require.Eventually(t, func() bool { return l.status().State == Stopped }, patience, 50*time.Millisecond)
+	require.Contains(t, l.status().Reason, "is gone")
 }

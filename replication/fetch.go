@@ -60,9 +60,10 @@ func (f *fetcher) signal() {
 
 // asked is a lane in a request.
 type asked struct {
-	l    *lane
-	term uint64
-	from starferry.Offset
+	l      *lane
+	term   uint64
+	from   starferry.Offset
+	hungry bool
 }
 
 // take removes the ready lanes, or as many as fit, and says how long to wait.
@@ -86,11 +87,18 @@ func (f *fetcher) take() ([]asked, int32) {
 	for _, l := range lanes {
 		l.mu.Lock()
 		if l.active && l.fetcher == f {
-			out = append(out, asked{l, l.term, l.fetch})
+			out = append(out, asked{l, l.term, l.fetch, l.hungry})
 		}
 		l.mu.Unlock()
 	}
-	slices.SortFunc(out, func(a, b asked) int { return a.l.tp.Compare(b.l.tp) })
+	// A batch larger than a partition's share comes only with the first partition
+	// that has any.
+	slices.SortFunc(out, func(a, b asked) int {
+		if a.hungry != b.hungry {
+			return map[bool]int{true: -1, false: 1}[a.hungry]
+		}
+		return a.l.tp.Compare(b.l.tp)
+	})
 	return out, waitMS
 }
 
@@ -241,6 +249,7 @@ func (f *fetcher) handOn(a asked, p *kmsg.FetchResponseTopicPartition) bool {
 	}
 	a.l.mu.Lock()
 	r := a.l.rules
+	a.l.hungry = len(p.RecordBatches) == 0 && p.LastStableOffset > int64(a.from)
 	a.l.mu.Unlock()
 	es, err := classify(p, a.from, r)
 	if err != nil {

@@ -51,6 +51,7 @@ type lane struct {
 	fetcher  *fetcher // nil: to be routed
 	sender   *sender
 	fetching bool // queued at the fetcher or in a request
+	hungry   bool // the last answer had nothing of what is there
 	queued   bool // queued at the sender
 
 	waiters []waiter
