@@ -47,6 +47,7 @@ type copier struct {
 	lanes    []starferry.TopicPartition // of the whole link
 	ids      map[place]string           // topic ids, at first sight
 	trouble  error                      // why the lanes are not known
+	missing  map[place]bool             // topics that were not there at the last look
 }
 
 type running struct {
@@ -63,7 +64,7 @@ func newCopier(ctx context.Context, spec LinkSpec, s *Shard, src, tgt *wire.Clus
 		spec: spec, shard: s.cfg.ID, src: src, tgt: tgt, state: state, maps: s.maps, lease: s.lease, budget: s.budget,
 		log: s.log, unfenced: s.cfg.UnfencedWait, renew: s.cfg.renew,
 		buckets: map[int]*running{}, fetchers: map[int32]*fetcher{}, senders: map[int32]*sender{},
-		rules: map[starferry.Topic]rules{}, ids: map[place]string{},
+		rules: map[starferry.Topic]rules{}, ids: map[place]string{}, missing: map[place]bool{},
 	}
 	if spec.RateBytes > 0 {
 		c.limiter = rate.NewLimiter(rate.Limit(spec.RateBytes), int(max(spec.RateBytes, fetchBytes)))
@@ -205,12 +206,18 @@ type place struct {
 func (c *copier) sameTopic(on starferry.ClusterName, t starferry.Topic, m *wire.Metadata) bool {
 	meta, id := m.Topics[t], topicID(m, t)
 	if len(meta.Partitions) == 0 {
-		if errors.Is(meta.Err, kafka.UnknownTopicOrPartition) {
+		c.mu.Lock()
+		again := c.missing[place{on, t}]
+		c.missing[place{on, t}] = errors.Is(meta.Err, kafka.UnknownTopicOrPartition)
+		c.mu.Unlock()
+		// Once may be a broker that has just started and knows nothing yet.
+		if again && errors.Is(meta.Err, kafka.UnknownTopicOrPartition) {
 			c.stopTopic(t, fmt.Errorf("topic %s of %s is gone: %w; was it deleted? Take it out of the link, or create it and ask for the link again", t, on, meta.Err))
 		}
 		return false
 	}
 	c.mu.Lock()
+	delete(c.missing, place{on, t})
 	was, seen := c.ids[place{on, t}]
 	if !seen {
 		c.ids[place{on, t}] = id
