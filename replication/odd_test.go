@@ -1,10 +1,14 @@
 package replication
 
 import (
+	"encoding/binary"
+	"hash/crc32"
+	"slices"
 	"testing"
 
 	"github.com/segmentio/kafka-go"
 	"github.com/stretchr/testify/require"
+	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/starferry/starferry"
 	"github.com/starferry/starferry/internal/kafkatest"
@@ -160,4 +164,39 @@ func TestASourceCleanedMeanwhileIsNotMiscounted(t *testing.T) {
 		a := w.translate(starferry.Forward, starferry.Cut{tp: {Next: starferry.Offset(m.Offset)}}).Answers[tp]
 		require.Equal(t, starferry.Answer{Offset: places[string(m.Value)], Status: starferry.Exact}, a, "source %d", m.Offset)
 	}
+}
+
+// Messages of magic 0 and 1 become batches at their offsets, with their times.
+func TestOldMessagesAreCopied(t *testing.T) {
+	p := kmsg.NewFetchResponseTopicPartition()
+	p.RecordBatches = slices.Concat(oldMessage(0, 7, 0, "a"), oldMessage(1, 8, 1234, "b"), oldMessage(1, 11, 1235, "c"))
+	r := rules{limits: batch.Limits{Decompressed: 1 << 20, Batch: 1 << 20}}
+	es, err := classify(&p, 8, r)
+	require.NoError(t, err)
+	var pieces []piece
+	for _, e := range es {
+		pieces = append(pieces, e.pieces...)
+	}
+	require.Equal(t, []piece{{8, 1, ""}, {9, 2, starferry.Compacted}, {11, 1, ""}}, pieces)
+	batch.Stamp(es[2].batch, 5, 1, 9)
+	require.NoError(t, batch.Batch(es[2].batch).Verify())
+	for rec, err := range batch.Records(es[2].batch, 1<<20) {
+		require.NoError(t, err)
+		require.Equal(t, "c", string(rec.Value))
+		require.Equal(t, int64(1235), rec.Time)
+	}
+}
+
+// oldMessage is an uncompressed message without a key.
+func oldMessage(magic byte, o, time int64, value string) []byte {
+	body := []byte{magic, 0}
+	if magic == 1 {
+		body = binary.BigEndian.AppendUint64(body, uint64(time))
+	}
+	body = binary.BigEndian.AppendUint32(body, ^uint32(0))
+	body = append(binary.BigEndian.AppendUint32(body, uint32(len(value))), value...)
+	out := binary.BigEndian.AppendUint64(nil, uint64(o))
+	out = binary.BigEndian.AppendUint32(out, uint32(4+len(body)))
+	out = binary.BigEndian.AppendUint32(out, crc32.ChecksumIEEE(body))
+	return append(out, body...)
 }
