@@ -3,8 +3,10 @@ package agent
 import (
 	"crypto/tls"
 	"crypto/x509"
+	"errors"
 	"fmt"
 	"log/slog"
+	"net/url"
 	"os"
 	"time"
 
@@ -45,6 +47,9 @@ func Connect(c config.NATS, name string, log *slog.Logger) (*nats.Conn, error) {
 		opts = append(opts, nats.Secure(t))
 	}
 	nc, err := nats.Connect(c.Address(), opts...)
+	if wrong := (*url.Error)(nil); errors.As(err, &wrong) { // it quotes the address, password and all
+		err = errNoURL
+	}
 	switch {
 	case err != nil && c.Embedded():
 		return nil, &connectError{c.Redacted(), err, "no agent answers there; start one with `starferry agent --config FILE` (it runs the NATS server), or give nats.url"}
@@ -53,6 +58,8 @@ func Connect(c config.NATS, name string, log *slog.Logger) (*nats.Conn, error) {
 	}
 	return nc, nil
 }
+
+var errNoURL = errors.New("the address is no URL; in a password write what is neither letter nor digit as %XX")
 
 // connectError says that NATS was not reached, and what to do.
 type connectError struct {

@@ -14,7 +14,6 @@ package config
 import (
 	"errors"
 	"fmt"
-	"net/url"
 	"os"
 	"path/filepath"
 	"slices"
@@ -66,15 +65,17 @@ func (n NATS) Address() string {
 	return n.URL
 }
 
-// Redacted is the address for people, without the user and password that a URL
-// may hold.
+// Redacted is the address for people, without what stands before a host: a user
+// and password, or a token. It need not be a proper URL.
 func (n NATS) Redacted() string {
 	servers := strings.Split(n.Address(), ",")
 	for i, s := range servers {
-		if u, err := url.Parse(strings.TrimSpace(s)); err == nil && u.User != nil {
-			u.User = nil
-			servers[i] = u.String()
+		s = strings.TrimSpace(s)
+		scheme := ""
+		if before, after, ok := strings.Cut(s, "://"); ok {
+			scheme, s = before+"://", after
 		}
+		servers[i] = scheme + s[strings.LastIndexByte(s, '@')+1:]
 	}
 	return strings.Join(servers, ",")
 }

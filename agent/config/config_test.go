@@ -140,3 +140,19 @@ func FuzzParse(f *testing.F) {
 		}
 	})
 }
+
+// An address of NATS is shown without what stands before its host, whether it
+// is a proper URL or not.
+func TestWhoeverSignsInToNATSIsNotShown(t *testing.T) {
+	for address, want := range map[string]string{
+		"nats://u:canary@h:4222":                    "nats://h:4222",
+		"u:canary@h:4222":                           "h:4222",
+		"canary@h:4222":                             "h:4222",
+		"nats://u:can%ary@h:4222":                   "nats://h:4222",
+		"tls://u:can#canary@h:4222":                 "tls://h:4222",
+		"nats://u:canary@h:1, nats://u:c@n@g:2,i:3": "nats://h:1,nats://g:2,i:3",
+		"nats://h:4222":                             "nats://h:4222",
+	} {
+		require.Equal(t, want, config.NATS{URL: address}.Redacted())
+	}
+}
