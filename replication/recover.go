@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"slices"
 
 	"bytes"
 
@@ -164,9 +163,13 @@ func (r *readback) begin(ctx context.Context, anchors []anchor) (starferry.Offse
 		_, target := r.m.Next()
 		if target <= before || !ok {
 			r.resume()
-			return target, nil
+			ours, err := r.standing(ctx)
+			if ours || err != nil {
+				return target, err
+			}
+			r.in, r.known, r.behind = wire.Producer{ID: -1, Epoch: -1}, false, -1
 		}
-		r.l.c.log.Warn("target log is shorter than its map; rebuilding the map", "lane", r.l.tp, "mapped", target, "end", before)
+		r.l.c.log.Warn("target log lacks what its map holds; rebuilding the map", "lane", r.l.tp, "mapped", target, "end", before)
 	}
 	if len(anchors) == 0 {
 		return before, nil
@@ -203,6 +206,27 @@ func (r *readback) resume() {
 	}
 	r.in, r.known = wire.Producer{ID: best.PID, Epoch: best.Epoch}, true
 	r.seq = int32(n & 0x7fffffff)
+}
+
+// standing reports whether the last mapped record is still ours, and not another
+// that took its place behind a truncation of the target log.
+func (r *readback) standing(ctx context.Context) (bool, error) {
+	if !r.known || r.behind < 0 {
+		return true, nil
+	}
+	p, err := fetchOnce(ctx, r.l.c.tgt, r.l.tp, r.behind-1, glance{waitMS: 20, maxBytes: 1 << 20})
+	if errors.Is(err, kafka.OffsetOutOfRange) && p != nil {
+		return starferry.Offset(p.LogStartOffset) >= r.behind, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("read back: %w", err)
+	}
+	b, _, err := batch.Next(p.RecordBatches)
+	if err != nil || b.BaseOffset() >= r.behind || b.NextOffset() < r.behind {
+		return true, nil // a cleaner took it: nothing says otherwise
+	}
+	same := b.ProducerID() == r.in.ID && b.ProducerEpoch() == r.in.Epoch && !b.Control()
+	return same && addSeq(b.BaseSequence(), int32(r.behind-b.BaseOffset())) == r.seq, nil
 }
 
 // fresh begins the map of a lane that was never copied, at the source's start.
@@ -419,74 +443,3 @@ func (r *readback) compare(b batch.Batch, e *entry, n int64) error {
 
 // batchHeader is the size of a batch's header (KIP-98).
 const batchHeader = 61
-
-// errGone says that the source no longer holds what is asked for.
-var errGone = errors.New("source records are gone")
-
-// walker reads a source partition as the copy does, without copying.
-type walker struct {
-	c     *wire.Cluster
-	tp    starferry.TopicPartition
-	rules rules
-	queue []*entry
-	at    int     // piece of the first entry
-	used  int64   // of that piece
-	back  *walker // where mark was called; its queue grows with what is read
-	soft  bool    // the end of what is committed is no error but errEnd
-}
-
-// peek returns what stands at next: the rest of a piece.
-func (w *walker) peek(ctx context.Context, next starferry.Offset) (piece, error) {
-	for len(w.queue) == 0 {
-		p, err := fetchOnce(ctx, w.c, w.tp, next, glance{committed: true, waitMS: 100, maxBytes: 4 << 20})
-		if errors.Is(err, kafka.OffsetOutOfRange) && p != nil {
-			if start := starferry.Offset(p.LogStartOffset); start > next || start < 0 {
-				return piece{}, fmt.Errorf("source %s: offsets %d to %d: %w", w.tp, next, start-1, errGone)
-			}
-			return piece{}, stopf("source %s ends before offset %d, which was copied; was the topic created again or its log truncated? Delete the topic on the target and ask for the link again", w.tp, next)
-		}
-		if err != nil {
-			return piece{}, err
-		}
-		if w.queue, err = classify(p, next, w.rules); err != nil {
-			return piece{}, halting{err}
-		}
-		if w.back != nil {
-			w.back.queue = append(w.back.queue, w.queue...)
-		}
-		if len(w.queue) == 0 && w.soft && p.LastStableOffset >= 0 && int64(next) >= p.LastStableOffset && int64(next) < p.HighWatermark {
-			return piece{}, errEnd
-		}
-		if len(w.queue) == 0 && int64(next) >= p.HighWatermark {
-			return piece{}, stopf("source %s ends at offset %d, and the target holds copies of later records (%w); was the topic created again or its log truncated? Delete the topic on the target and ask for the link again", w.tp, p.HighWatermark, errEnd)
-		}
-		if ctx.Err() != nil {
-			return piece{}, context.Cause(ctx)
-		}
-	}
-	pc := w.queue[0].pieces[w.at]
-	pc.source += starferry.Offset(w.used)
-	pc.count -= w.used
-	return pc, nil
-}
-
-// mark notes where the walker is, and rewind goes back there.
-func (w *walker) mark() {
-	w.back = &walker{queue: slices.Clone(w.queue), at: w.at, used: w.used}
-}
-
-func (w *walker) rewind() {
-	w.queue, w.at, w.used, w.back = w.back.queue, w.back.at, w.back.used, nil
-}
-
-// advance passes n offsets of the piece that peek returned.
-func (w *walker) advance(n int64) {
-	w.used += n
-	if w.used < w.queue[0].pieces[w.at].count {
-		return
-	}
-	w.used = 0
-	if w.at++; w.at == len(w.queue[0].pieces) {
-		w.queue, w.at = w.queue[1:], 0
-	}
-}

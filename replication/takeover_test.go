@@ -3,6 +3,7 @@ package replication
 import (
 	"context"
 	"os"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -234,4 +235,39 @@ func TestNewPartitionsAreFollowed(t *testing.T) {
 	w.put(topic, 2, numbered(0, 5)...)
 	require.Eventually(t, func() bool { return len(w.status().Lanes) == 3 }, patience, 50*time.Millisecond)
 	w.everythingIsThere(topic, 3)
+}
+
+// A target that lost the last copies, and has other records in their places,
+// is not taken for one that has them.
+func TestATruncatedTargetIsFoundOut(t *testing.T) {
+	w := newWorld(t)
+	topic := w.topic(1, nil)
+	w.put(topic, 0, numbered(0, 5)...)
+	dir := t.TempDir()
+	s := w.shard("s", dir)
+	w.link(topic)
+	w.caughtUp()
+	require.NoError(t, s.Close())
+	kafkatest.Produce(t, w.tgt, topic, 0, numbered(700, 6)...)
+	w.put(topic, 0, numbered(5, 5)...)
+	w.mapMore(dir, 5) // as it was before the target lost them
+	w.shard("s", dir)
+	w.link(topic)
+	w.caughtUp()
+	require.Equal(t, slices.Concat(values(numbered(0, 5)), values(numbered(700, 6)), values(numbered(5, 5))),
+		values(kafkatest.Records(t, w.tgt, topic, 0)))
+}
+
+// mapMore makes the map of the world's only lane hold n records more.
+func (w *world) mapMore(dir string, n int64) {
+	s, err := offsetmap.OpenStore(dir, offsetmap.Options{})
+	require.NoError(w.t, err)
+	keys, err := s.Lanes(w.name())
+	require.NoError(w.t, err)
+	require.Len(w.t, keys, 1)
+	l, err := s.Lane(keys[0])
+	require.NoError(w.t, err)
+	source, target := l.Next()
+	require.NoError(w.t, l.Append(offsetmap.Run{Source: source, Target: target, Count: n}))
+	require.NoError(w.t, s.Close())
 }
