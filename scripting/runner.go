@@ -194,8 +194,10 @@ func (r *Runner) Resume(ctx context.Context, run string) (*Outcome, error) {
 	case StateRollingBack:
 		return e.rollback(ctx)
 	}
-	if err := r.checkLocks(ctx, e.history.pinned.Locks, run); err != nil {
-		return nil, err
+	if before == StateFailed { // an open run has kept its locks
+		if err := r.checkLocks(ctx, e.history.pinned.Locks, run); err != nil {
+			return nil, err
+		}
 	}
 	if err := e.write(ctx, Record{Kind: Resumed, Text: "by " + r.By}); err != nil {
 		return nil, e.interruption(ctx, err)
