@@ -14,6 +14,9 @@ import (
 	"github.com/starferry/starferry/internal/wire"
 )
 
+// delayLimit bounds a measurement of the copy's delay.
+const delayLimit = time.Second
+
 // readTimeout bounds one read; a barrier asks again.
 const readTimeout = 5 * time.Second
 
@@ -72,6 +75,12 @@ func (s *run) answer(ctx context.Context, a switchover.Ask) switchover.Answers {
 			return func() { r.ans.Translate = &t }, err
 		})
 	}
+	if len(a.Delay) > 0 {
+		r.start("measure the copy", func() (func(), error) {
+			d, err := s.delay(ctx, a.Delay)
+			return func() { r.ans.DelayMS = d.Milliseconds() }, err
+		})
+	}
 	if a.Skips {
 		r.start("carry the skips over", func() (func(), error) {
 			return func() {}, s.carrySkips(ctx, a.Translate)
@@ -79,6 +88,26 @@ func (s *run) answer(ctx context.Context, a switchover.Ask) switchover.Answers {
 	}
 	r.wg.Wait()
 	return r.ans
+}
+
+// delay is how long the copy takes to pass where partitions of the source end
+// now. It is a measure of time, which a lag in records is not.
+func (s *run) delay(ctx context.Context, tps []starferry.TopicPartition) (time.Duration, error) {
+	w, err := s.f.cluster(s.o.Source)
+	if err != nil {
+		return 0, err
+	}
+	ends, err := w.Offsets(ctx, tps, wire.LatestStable)
+	if err != nil {
+		return 0, err
+	}
+	cut := make(starferry.Cut, len(ends))
+	for tp, end := range ends {
+		cut[tp] = starferry.Place{Next: end}
+	}
+	began := s.f.c.Now()
+	_, err = s.f.c.Copies.Translate(ctx, s.o.Link, s.dir, cut, delayLimit)
+	return s.f.c.Now().Sub(began), err
 }
 
 // describe asks a coordinator about a group. A group that it does not know is

@@ -45,6 +45,7 @@ type Driver struct {
 	firstRev  uint64
 	strangeAt int64 // since when members without a lease are there
 	strangers []string
+	slowAt    int64 // since when the copy is found too slow to drain; 0: it is not
 
 	trial starferry.Cut // what prepare tries to translate; nil: not yet
 
@@ -79,6 +80,8 @@ const (
 // How long the driver waits, in milliseconds.
 const (
 	retryEvery  = 50     // after a barrier that did not hold
+	closeCopy   = 25     // the copy's delay with which a drain begins at once
+	slowLimit   = 5_000  // how long a slower copy is waited for
 	undoLimit   = 30_000 // for the instances to come back to the old home
 	settleLimit = 30_000 // for the instances to apply a decision
 )
@@ -177,7 +180,7 @@ func (d *Driver) enter(s step) {
 	d.step, d.phaseAt = s, d.now
 	d.drop()
 	d.trial = nil
-	d.retryAt, d.strangeAt, d.strangers, d.waits = 0, 0, nil, ""
+	d.retryAt, d.strangeAt, d.strangers, d.slowAt, d.waits = 0, 0, nil, 0, ""
 	d.do(Say{Phase: string(s)})
 }
 

@@ -82,9 +82,14 @@ func (d *Driver) prepared(f *Answers) {
 }
 
 // try translates what the group has committed by now, so that a place that
-// cannot be proven shows before anything stands still.
+// cannot be proven shows before anything stands still, and measures the copy,
+// whose delay adds to the pause one to one.
 func (d *Driver) try() {
-	f := d.facts(Ask{Translate: d.trial})
+	ask := Ask{Translate: d.trial}
+	if d.req.Direction == starferry.Forward {
+		ask.Delay = d.partitions()
+	}
+	f := d.facts(ask)
 	if f == nil {
 		return
 	}
@@ -92,6 +97,8 @@ func (d *Driver) try() {
 	d.trial = nil
 	refusal := d.untranslatable(f.Translate, cut)
 	switch {
+	case refusal == nil && d.slow(f.DelayMS):
+		d.again(fmt.Sprintf("the copy to follow its source within %d ms (it takes %d ms)", closeCopy, f.DelayMS))
 	case refusal == nil:
 		d.write(d.ordered(control.Drain, nil, nil, nil))
 	case d.now-d.phaseAt > d.req.Patience:
@@ -99,6 +106,18 @@ func (d *Driver) try() {
 	default: // the group may read past it
 		d.again(refusal.Found...)
 	}
+}
+
+// slow reports whether a drain should wait for the copy to come closer. A copy
+// that never does is no reason to refuse: the pause is longer, that is all.
+func (d *Driver) slow(delay int64) bool {
+	if delay <= closeCopy {
+		return false
+	}
+	if d.slowAt == 0 {
+		d.slowAt = d.now
+	}
+	return d.now-d.slowAt < slowLimit
 }
 
 // stranger refuses a member without a lease once it has been there for longer

@@ -125,6 +125,10 @@ func command(t *testing.T, w *drill, f []string) {
 		w.mute = true
 	case "missing":
 		w.missing = arg(1)
+	case "delay": // of the copy, ms
+		n, err := strconv.ParseInt(arg(1), 10, 64)
+		require.NoError(t, err)
+		w.delay = n
 	case "abandon":
 		w.give(Abandon{Reason: "the script was stopped"})
 	case "back":
@@ -166,6 +170,9 @@ func describe(o Order) string {
 		}
 		if o.Translate != nil {
 			s += " translate=" + cutText(o.Translate)
+		}
+		if len(o.Delay) > 0 {
+			s += " delay"
 		}
 		return s
 	case Say:

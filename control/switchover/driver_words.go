@@ -79,6 +79,7 @@ type (
 		Commits   map[starferry.ClusterName]Found
 		Link      *LinkSeen
 		Translate *starferry.Translation
+		DelayMS   int64
 		// Failed says what could not be learned; it is asked again.
 		Failed []string
 
@@ -137,6 +138,9 @@ type (
 		// Translate asks for this cut; Wait lets the copy pass it first.
 		Translate starferry.Cut
 		Wait      bool
+		// Delay asks how long the copy takes to pass where these partitions of
+		// Source end now.
+		Delay []starferry.TopicPartition
 		// Skips carries the skips of Source over to Target.
 		Skips bool
 

@@ -29,6 +29,7 @@ type drill struct {
 	refuse  bool // the next decision is refused
 	mute    bool // the decider's word gets lost
 	missing string
+	delay   int64 // of the copy, ms
 	link    LinkSeen
 	told    func(Order)
 }
@@ -340,6 +341,9 @@ func (w *drill) kvRev() uint64 {
 
 func (w *drill) answer(a Ask) Answers {
 	ans := Answers{Round: a.Round, Groups: map[starferry.ClusterName]GroupSeen{}, Commits: map[starferry.ClusterName]Found{}, Link: &w.link}
+	if len(a.Delay) > 0 {
+		ans.DelayMS = w.delay
+	}
 	for _, c := range a.Describe {
 		g := w.sides[c]
 		seen := GroupSeen{State: g.state, ProtocolType: g.kind}
