@@ -256,3 +256,19 @@ func TestATopicThatIsMissingOnceIsLookedForAgain(t *testing.T) {
 	require.Eventually(t, func() bool { return l.status().State == Stopped }, patience, 50*time.Millisecond)
 	require.Contains(t, l.status().Reason, "is gone")
 }
+
+// A lane that was stopped while it was read back stays so.
+func TestAStoppedLaneIsNotStartedBehindItsBack(t *testing.T) {
+	w, _, _ := faulty(t)
+	topic := w.topic(1, nil)
+	s := w.shard("s", t.TempDir())
+	w.link(topic)
+	w.caughtUp()
+	c, _ := s.link(w.name())
+	l, _ := c.lane(starferry.TopicPartition{Topic: topic})
+	p := w.producerOf(s, l.tp)
+	l.stop(kafka.UnknownTopicOrPartition)
+	l.start(p, rules{})
+	require.Equal(t, Stopped, l.status().State)
+	require.Equal(t, wire.Producer{ID: -1, Epoch: -1}, w.producerOf(s, l.tp))
+}

@@ -87,6 +87,10 @@ const (
 // start makes a recovered lane copy from the map's end on.
 func (l *lane) start(p wire.Producer, r rules) {
 	l.mu.Lock()
+	if l.state == Stopped { // while it was read back
+		l.mu.Unlock()
+		return
+	}
 	l.term++
 	l.active = true
 	l.producer, l.rules = p, r
