@@ -102,7 +102,7 @@ func (r *reporter) open(ctx context.Context) *desired.Store {
 		}
 		if !said {
 			said = true
-			r.c.log.Warn("open desired state; tries again", "error", err)
+			r.c.log.Warn("NATS does not answer: switches, skips and throttles wait for it, records are handled meanwhile; start the agent or check its address", "error", err)
 		}
 		select {
 		case <-ctx.Done():
