@@ -284,3 +284,31 @@ func TestAThrottleHoldsForTheWholeGroupAndIsLiftedAtOnce(t *testing.T) {
 	h.wish(control.Settings{})
 	e.settled(100)
 }
+
+func TestSettingsOutliveRestartsAndRebalances(t *testing.T) {
+	e := newEstate(t, 2)
+	h, nats := e.withNATS()
+	first := e.open("a", nats)
+	e.produce(0, 2, e.old)
+	e.settled(2)
+	rev := h.wish(control.Settings{
+		Throttle: &control.Throttle{Rate: 20},
+		Skips:    []control.Skip{{ID: "1", Cluster: e.old.Name, Partition: e.tp(0), Range: starferry.Range{From: 2, To: 4}}},
+	})
+	h.all(1, "acknowledged", func(l control.Lease) bool { return l.SettingsRevision == rev })
+	closeIn(t, first)
+	for p := range 2 {
+		e.produce(p, 300, e.old)
+	}
+	e.open("b", nats)
+	e.open("c", nats)
+	h.all(2, "acknowledged and shared", func(l control.Lease) bool { return l.SettingsRevision == rev && len(l.Partitions) == 1 })
+	begin, from := time.Now(), e.seen.count()
+	require.Eventually(t, func() bool { return e.seen.count() >= from+20 }, patience, 5*time.Millisecond)
+	require.Greater(t, time.Since(begin), 700*time.Millisecond, "twenty records at twenty a second")
+	h.wish(control.Settings{Skips: []control.Skip{{ID: "1", Cluster: e.old.Name, Partition: e.tp(0), Range: starferry.Range{From: 2, To: 4}}}})
+	require.Eventually(t, func() bool { return e.seen.count() == 600 }, patience, 5*time.Millisecond)
+	e.seen.mu.Lock()
+	defer e.seen.mu.Unlock()
+	require.Zero(t, e.seen.times["0/2"]+e.seen.times["0/3"], "skipped before the restart, and after it")
+}
