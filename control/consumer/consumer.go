@@ -58,6 +58,7 @@ type Consumer struct {
 	pauses   map[starferry.TopicPartition]control.Pause
 	lastHome starferry.ClusterName
 	repeats  []control.Repeat
+	told     int64 // records handled as the last lease tells
 	refused  string
 	reporter *reporter
 }
@@ -197,6 +198,8 @@ func (c *Consumer) loop() {
 	defer commit.Stop()
 	tick := time.NewTicker(50 * time.Millisecond)
 	defer tick.Stop()
+	word := time.NewTicker(lastWord)
+	defer word.Stop()
 	lease := time.NewTicker(c.reporter.interval())
 	defer lease.Stop()
 	for {
@@ -216,6 +219,10 @@ func (c *Consumer) loop() {
 		case <-tick.C:
 			if c.started {
 				c.step(switchover.Tick{})
+			}
+		case <-word.C:
+			if c.session != nil && c.session.handled() != c.told {
+				c.publish()
 			}
 		case <-lease.C:
 			own, every := c.machine.Partitions(c.machine.Home())

@@ -125,6 +125,15 @@ func (s *session) list() []*part {
 	return out
 }
 
+// handled counts the records of all partitions since they were assigned.
+func (s *session) handled() int64 {
+	var n int64
+	for _, p := range s.list() {
+		n += p.state().Handled
+	}
+	return n
+}
+
 // halt abandons fetches and lets no further record be handed out.
 func (s *session) halt() {
 	s.cancel()
