@@ -194,8 +194,37 @@ func showGroup(w io.Writer, v groupView) error {
 		return err
 	}
 	fmt.Fprintln(w)
-	slices.SortFunc(partitions, func(a, b []string) int { return strings.Compare(a[0], b[0]) })
-	return table(w, []string{"partition", "cluster", "instance", "committed", "end", "lag", "in flight", "blocked"}, partitions)
+	byPartition(partitions)
+	if err := table(w, []string{"partition", "cluster", "instance", "committed", "end", "lag", "in flight", "blocked"}, partitions); err != nil {
+		return err
+	}
+	return showRepeats(w, v.Instances)
+}
+
+// showRepeats lists what instances that died may have handled before the
+// survivors did, if there is any.
+func showRepeats(w io.Writer, instances []control.Lease) error {
+	var rows [][]string
+	for _, l := range instances {
+		for _, r := range l.Repeats {
+			rows = append(rows, []string{r.Partition.String(), string(r.Cluster), fmt.Sprint(r.Range.From), fmt.Sprint(r.Range.To - 1), r.Reason})
+		}
+	}
+	if len(rows) == 0 {
+		return nil
+	}
+	byPartition(rows)
+	fmt.Fprintln(w)
+	return table(w, []string{"handled twice?", "cluster", "from", "to", "why"}, rows)
+}
+
+// byPartition sorts rows that begin with a partition.
+func byPartition(rows [][]string) {
+	slices.SortStableFunc(rows, func(a, b []string) int {
+		x, _ := starferry.ParseTopicPartition(a[0])
+		y, _ := starferry.ParseTopicPartition(b[0])
+		return x.Compare(y)
+	})
 }
 
 func or(s, otherwise string) string {

@@ -1,10 +1,13 @@
 package cli
 
 import (
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
 
+	"github.com/starferry/starferry"
+	"github.com/starferry/starferry/control"
 	"github.com/starferry/starferry/scripting"
 )
 
@@ -30,4 +33,20 @@ func TestAnEffectThatIsDoneShowsItsResult(t *testing.T) {
 	require.Equal(t, "  switch_consumer done", describe(done))
 	done.Error = "no"
 	require.Equal(t, "  switch_consumer failed no", describe(done))
+}
+
+func TestWhatMayHaveBeenHandledTwiceIsShown(t *testing.T) {
+	var out strings.Builder
+	v := groupView{Group: "pay", Home: "old", Instances: []control.Lease{{Instance: "a"}}}
+	require.NoError(t, showGroup(&out, v))
+	require.NotContains(t, strings.ToLower(out.String()), "handled twice")
+	for _, p := range []starferry.Partition{10, 2} {
+		v.Instances[0].Repeats = append(v.Instances[0].Repeats, control.Repeat{
+			Cluster: "old", Partition: starferry.TopicPartition{Topic: "orders", Partition: p},
+			Range: starferry.Range{From: 100, To: 120}, Reason: "instance b died without committing them",
+		})
+	}
+	out.Reset()
+	require.NoError(t, showGroup(&out, v))
+	require.Regexp(t, `(?s)HANDLED TWICE\?.*orders/2 +old +100 +119 +instance b died.*orders/10 +old +100 +119`, out.String())
 }
