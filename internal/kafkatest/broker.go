@@ -123,6 +123,8 @@ func (b *Broker) prepare(ctx context.Context) error {
 		"num.io.threads":                                   "4",
 		"log.cleaner.backoff.ms":                           "1000",
 		"log.initial.task.delay.ms":                        "1000",
+		// Tests write records of the past, which the default would delete soon.
+		"log.retention.ms": "-1",
 	}
 	if strings.HasPrefix(b.opts.Version, "3.") {
 		for k := range props {
