@@ -75,7 +75,7 @@ kafka: $(jars) ## fetch Apache Kafka's jars into .kafka/VERSION (needs Java 17 a
 .PHONY: java
 java:
 	@command -v java >/dev/null || { echo "make kafka: there is no java. Real Kafka needs Java 17 or newer: apt-get install openjdk-17-jre-headless (make test and make demo need neither)." >&2; exit 1; }
-	@v=$$(java -version 2>&1 | sed -n 's/.*version "\([0-9]*\).*/\1/p' | head -1); \
+	@v=$$(java -version 2>&1 | sed -n 's/.*version "\([0-9]*\).*/\1/p' | sed -n 1p); \
 	 [ "$${v:-0}" -ge 17 ] || { echo "make kafka: this is Java $${v:-of an unknown version}; Kafka 4 needs 17 or newer: apt-get install openjdk-17-jre-headless" >&2; exit 1; }
 	@command -v mvn >/dev/null || { echo "make kafka: there is no mvn. Kafka's jars are fetched by Maven: apt-get install maven" >&2; exit 1; }
 
