@@ -58,6 +58,9 @@ func RunService(ctx context.Context, o ServiceOptions) error {
 	c, err := consumer.Open(ctx, consumer.Config{
 		Group: o.Group, Topics: o.Topics, Clusters: o.Clusters, Home: o.Clusters[0].Name, NATS: conn, Instance: o.Instance,
 		Start: consumer.Earliest, SessionTimeout: o.Session, DrainDeadline: DrainDeadline, Logger: o.Log,
+		// The in-process Kafka waits this long, not the session, for a member that
+		// died between its join and its sync.
+		RebalanceTimeout: 2 * o.Session,
 	}, handle)
 	if err != nil {
 		return fmt.Errorf("service: %w", err)
