@@ -312,3 +312,13 @@ func TestSettingsOutliveRestartsAndRebalances(t *testing.T) {
 	defer e.seen.mu.Unlock()
 	require.Zero(t, e.seen.times["0/2"]+e.seen.times["0/3"], "skipped before the restart, and after it")
 }
+
+// Guarantee 6: A plan changes nothing, a hold ends by itself
+func TestATimedThrottleEndsByItself(t *testing.T) {
+	e := newEstate(t, 1)
+	h, nats := e.withNATS()
+	h.wish(control.Settings{Throttle: &control.Throttle{Rate: 1, Until: time.Now().Add(2 * time.Second).UnixMilli()}})
+	e.produce(0, 100, e.old)
+	e.open("a", nats)
+	e.settled(100) // at one a second it would take longer than anybody waits
+}
