@@ -11,6 +11,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/starferry/starferry/control/desired"
+	"github.com/starferry/starferry/internal/jet"
 )
 
 const (
@@ -30,7 +31,7 @@ type locks struct {
 }
 
 func openLocks(ctx context.Context, js jetstream.JetStream, owner string, log *slog.Logger) (*locks, error) {
-	kv, err := js.CreateOrUpdateKeyValue(ctx, jetstream.KeyValueConfig{
+	kv, err := jet.KeyValue(ctx, js, jetstream.KeyValueConfig{
 		Bucket: locksBucket, Description: "starferry: which agent works on what", TTL: lockTTL,
 	})
 	if err != nil {

@@ -11,6 +11,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/starferry/starferry"
+	"github.com/starferry/starferry/internal/jet"
 )
 
 // The buckets of JetStream's key-value store that links live in.
@@ -45,25 +46,13 @@ func openStore(ctx context.Context, nc *nats.Conn, ttl time.Duration) (*store, e
 		{&s.owners, jetstream.KeyValueConfig{Bucket: ownersBucket, Description: "starferry: which shard owns which bucket", History: 4}},
 		{&s.shards, jetstream.KeyValueConfig{Bucket: shardsBucket, Description: "starferry: leases of the shards", TTL: ttl, Storage: jetstream.MemoryStorage}},
 	} {
-		kv, err := openBucket(ctx, js, b.cfg)
+		kv, err := jet.KeyValue(ctx, js, b.cfg)
 		if err != nil {
 			return nil, fmt.Errorf("open key-value bucket %s: %w; NATS must run with JetStream", b.cfg.Bucket, err)
 		}
 		*b.kv = kv
 	}
 	return s, nil
-}
-
-func openBucket(ctx context.Context, js jetstream.JetStream, cfg jetstream.KeyValueConfig) (jetstream.KeyValue, error) {
-	kv, err := js.KeyValue(ctx, cfg.Bucket)
-	if err == nil || !errors.Is(err, jetstream.ErrBucketNotFound) {
-		return kv, err
-	}
-	kv, err = js.CreateKeyValue(ctx, cfg)
-	if errors.Is(err, jetstream.ErrBucketExists) {
-		return js.KeyValue(ctx, cfg.Bucket)
-	}
-	return kv, err
 }
 
 // errChanged says that somebody else changed a key since it was read.

@@ -25,6 +25,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/nats-io/nuid"
 
+	"github.com/starferry/starferry/internal/jet"
 	"github.com/starferry/starferry/scripting"
 )
 
@@ -47,7 +48,7 @@ var _ scripting.Journal = (*Journal)(nil)
 
 // Open finds the stream, or creates it.
 func Open(ctx context.Context, js jetstream.JetStream) (*Journal, error) {
-	stream, err := js.CreateOrUpdateStream(ctx, jetstream.StreamConfig{
+	stream, err := jet.Stream(ctx, js, jetstream.StreamConfig{
 		Name:        StreamName,
 		Description: "journals of starferry's runs",
 		Subjects:    []string{subjectPrefix + "*"},

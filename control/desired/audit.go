@@ -3,12 +3,13 @@ package desired
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
+
 	"github.com/starferry/starferry"
+	"github.com/starferry/starferry/internal/jet"
 )
 
 // Event is one entry of the audit trail.
@@ -38,17 +39,11 @@ type AuditFilter struct {
 }
 
 func (s *Store) ensureAudit(ctx context.Context) error {
-	_, err := s.js.Stream(ctx, AuditStream)
-	if errors.Is(err, jetstream.ErrStreamNotFound) {
-		_, err = s.js.CreateStream(ctx, jetstream.StreamConfig{
-			Name: AuditStream, Description: "starferry: who asked for what, when and why",
-			Subjects: []string{auditPrefix + ">"}, Storage: jetstream.FileStorage,
-			Replicas: s.o.Replicas, MaxAge: s.o.AuditAge, DenyDelete: true, AllowDirect: true,
-		})
-		if errors.Is(err, jetstream.ErrStreamNameAlreadyInUse) {
-			err = nil
-		}
-	}
+	_, err := jet.Stream(ctx, s.js, jetstream.StreamConfig{
+		Name: AuditStream, Description: "starferry: who asked for what, when and why",
+		Subjects: []string{auditPrefix + ">"}, Storage: jetstream.FileStorage,
+		Replicas: s.o.Replicas, MaxAge: s.o.AuditAge, DenyDelete: true, AllowDirect: true,
+	})
 	return explain("stream "+AuditStream, err)
 }
 

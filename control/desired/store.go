@@ -10,6 +10,8 @@ import (
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/starferry/starferry/internal/jet"
 )
 
 // The names of what is kept in JetStream.
@@ -133,13 +135,7 @@ func (b *bucket) open(ctx context.Context) (jetstream.KeyValue, error) {
 	if kv != nil {
 		return kv, nil
 	}
-	kv, err := b.s.js.KeyValue(ctx, b.cfg.Bucket)
-	if errors.Is(err, jetstream.ErrBucketNotFound) {
-		kv, err = b.s.js.CreateKeyValue(ctx, b.cfg)
-		if errors.Is(err, jetstream.ErrBucketExists) { // somebody was faster
-			kv, err = b.s.js.KeyValue(ctx, b.cfg.Bucket)
-		}
-	}
+	kv, err := jet.KeyValue(ctx, b.s.js, b.cfg)
 	if err != nil {
 		return nil, explain("bucket "+b.cfg.Bucket, err)
 	}
