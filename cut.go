@@ -80,7 +80,8 @@ type Answer struct {
 }
 
 // Translation is the answer to a whole cut: Cut is complete only if Missing is
-// empty.
+// empty. Cut goes by the partitions of the other side, which a link may have
+// given other names; all the rest by those of the question.
 type Translation struct {
 	Cut     Cut                       `json:"cut"`
 	Answers map[TopicPartition]Answer `json:"answers"`

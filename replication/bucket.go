@@ -139,7 +139,7 @@ func (b *bucket) take(ctx context.Context) ([]*lane, error) {
 	for _, tp := range tps {
 		l := b.lanes[tp]
 		if l == nil {
-			l = &lane{tp: tp, bucket: b, c: b.c, state: Recovering, end: -1}
+			l = &lane{tp: tp, to: b.c.spec.targetPart(tp), bucket: b, c: b.c, state: Recovering, end: -1}
 			b.lanes[tp] = l
 		}
 		if l.status().State != Stopped {
@@ -159,10 +159,10 @@ func (b *bucket) fence(ctx context.Context, lanes []*lane) (*fence, error) {
 	f := &fence{before: map[starferry.TopicPartition]starferry.Offset{}}
 	tps := make([]starferry.TopicPartition, len(lanes))
 	for i, l := range lanes {
-		tps[i] = l.tp
+		tps[i] = l.to
 	}
 	var err error
-	if f.source, f.target, err = c.metadata(ctx, tps); err != nil {
+	if f.source, f.target, err = c.metadata(ctx, lanes); err != nil {
 		return nil, err
 	}
 	if f.before, err = c.tgt.Offsets(ctx, tps, wire.Latest); err != nil && len(f.before) == 0 {
@@ -280,7 +280,7 @@ func (b *bucket) reviveOnce(ctx context.Context, l *lane, f *fence) error {
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
-	l.start(f.producer, b.c.rulesOf(l.tp.Topic))
+	l.start(f.producer, b.c.rulesOf(l.to.Topic))
 	return nil
 }
 

@@ -105,7 +105,7 @@ func (c *Client) Ensure(ctx context.Context, want LinkSpec) (Ensured, error) {
 	if err != nil {
 		return Ensured{}, fmt.Errorf("ensure link %s: %w", want.Name, err)
 	}
-	if err := makeTopics(ctx, src, tgt, want.Topics); err != nil {
+	if err := makeTopics(ctx, src, tgt, want); err != nil {
 		return Ensured{}, fmt.Errorf("ensure link %s: %w", want.Name, err)
 	}
 	spec, err := c.put(ctx, want)
@@ -159,6 +159,9 @@ func (c *Client) widen(ctx context.Context, have, want LinkSpec, made bool) (Lin
 	if have.Source != want.Source || have.Target != want.Target {
 		return have, fmt.Errorf("it leads from %s to %s already; choose another name", have.Source, have.Target)
 	}
+	if !maps.Equal(have.Rename, want.Rename) {
+		return have, fmt.Errorf("it copies under other names (rename %s), and what it has copied lies under those; ask for it with the same rename, or choose another name for the link", have.Rename)
+	}
 	next := have
 	next.AddedBy = maps.Clone(have.AddedBy)
 	if next.AddedBy == nil {
@@ -185,8 +188,10 @@ func (c *Client) widen(ctx context.Context, have, want LinkSpec, made bool) (Lin
 			next.changed = true
 		}
 	}
-	n := next.normal()
-	return n, nil
+	if err := next.Rename.collide(next.Topics); err != nil {
+		return have, err
+	}
+	return next.normal(), nil
 }
 
 // ready waits until every lane copies, or one of them has stopped.
@@ -407,11 +412,14 @@ func (c *Client) translate(ctx context.Context, spec LinkSpec, table Table, d st
 	out := newTranslation()
 	shares := map[ShardID][]starferry.TopicPartition{}
 	for _, tp := range cut.Partitions() {
-		n := spec.BucketOf(tp)
+		from, ok := spec.laneOf(d, tp)
+		n := spec.BucketOf(from)
 		s := ownerOf(table, n)
 		switch {
-		case !slices.Contains(spec.Topics, tp.Topic):
-			out.Missing[tp] = fmt.Sprintf("topic %s is not on link %s", tp.Topic, spec.Name)
+		case !ok:
+			out.Missing[tp] = fmt.Sprintf("link %s copies no topic to %s", spec.Name, tp.Topic)
+		case !slices.Contains(spec.Topics, from.Topic):
+			out.Missing[tp] = fmt.Sprintf("topic %s is not on link %s", from.Topic, spec.Name)
 		case s == "":
 			out.Missing[tp] = fmt.Sprintf("bucket %d has no owner", n)
 		default:

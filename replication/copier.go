@@ -43,7 +43,7 @@ type copier struct {
 	buckets  map[int]*running
 	fetchers map[int32]*fetcher
 	senders  map[int32]*sender
-	rules    map[starferry.Topic]rules
+	rules    map[starferry.Topic]rules  // by target topic
 	lanes    []starferry.TopicPartition // of the whole link
 	ids      map[place]string           // topic ids, at first sight
 	trouble  error                      // why the lanes are not known
@@ -171,7 +171,7 @@ func (c *copier) survey(ctx context.Context) ([]starferry.TopicPartition, error)
 	if err != nil {
 		return nil, err
 	}
-	tgt, err := c.tgt.Metadata(ctx, c.spec.Topics...)
+	tgt, err := c.tgt.Metadata(ctx, c.spec.targets()...)
 	if err != nil {
 		return nil, err
 	}
@@ -180,11 +180,12 @@ func (c *copier) survey(ctx context.Context) ([]starferry.TopicPartition, error)
 	}
 	lanes := []starferry.TopicPartition{}
 	for _, t := range c.spec.Topics {
-		if !c.sameTopic(c.spec.Source, t, src) || !c.sameTopic(c.spec.Target, t, tgt) {
+		to := c.spec.TargetOf(t)
+		if !c.sameTopic(place{c.spec.Source, t}, t, src) || !c.sameTopic(place{c.spec.Target, to}, t, tgt) {
 			continue
 		}
 		n := len(src.Topics[t].Partitions)
-		if err := follow(ctx, c.tgt, t, len(tgt.Topics[t].Partitions), n); err != nil {
+		if err := follow(ctx, c.tgt, to, len(tgt.Topics[to].Partitions), n); err != nil {
 			return nil, err
 		}
 		for p := range n {
@@ -201,30 +202,30 @@ type place struct {
 	topic   starferry.Topic
 }
 
-// sameTopic reports whether a topic is there, and stops its lanes when it is
-// gone or has changed its id under them.
-func (c *copier) sameTopic(on starferry.ClusterName, t starferry.Topic, m *wire.Metadata) bool {
-	meta, id := m.Topics[t], topicID(m, t)
+// sameTopic reports whether a topic is there, and stops the lanes of the source
+// topic when it is gone or has changed its id under them.
+func (c *copier) sameTopic(at place, source starferry.Topic, m *wire.Metadata) bool {
+	meta, id := m.Topics[at.topic], topicID(m, at.topic)
 	if len(meta.Partitions) == 0 {
 		c.mu.Lock()
-		again := c.missing[place{on, t}]
-		c.missing[place{on, t}] = errors.Is(meta.Err, kafka.UnknownTopicOrPartition)
+		again := c.missing[at]
+		c.missing[at] = errors.Is(meta.Err, kafka.UnknownTopicOrPartition)
 		c.mu.Unlock()
 		// Once may be a broker that has just started and knows nothing yet.
 		if again && errors.Is(meta.Err, kafka.UnknownTopicOrPartition) {
-			c.stopTopic(t, fmt.Errorf("topic %s of %s is gone: %w; was it deleted? Take it out of the link, or create it and ask for the link again", t, on, meta.Err))
+			c.stopTopic(source, fmt.Errorf("topic %s of %s is gone: %w; was it deleted? Take it out of the link, or create it and ask for the link again", at.topic, at.cluster, meta.Err))
 		}
 		return false
 	}
 	c.mu.Lock()
-	delete(c.missing, place{on, t})
-	was, seen := c.ids[place{on, t}]
+	delete(c.missing, at)
+	was, seen := c.ids[at]
 	if !seen {
-		c.ids[place{on, t}] = id
+		c.ids[at] = id
 	}
 	c.mu.Unlock()
 	if seen && was != id {
-		c.stopTopic(t, fmt.Errorf("topic %s of %s was deleted and created again under the link; ask for the link again to copy anew into an empty topic of %s", t, on, c.spec.Target))
+		c.stopTopic(source, fmt.Errorf("topic %s of %s was deleted and created again under the link; ask for the link again to copy anew into an empty topic of %s", at.topic, at.cluster, c.spec.Target))
 		return false
 	}
 	return true
@@ -298,22 +299,20 @@ func (c *copier) lanesOf(ctx context.Context, bucket int) ([]starferry.TopicPart
 
 // metadata reads both clusters' metadata of the lanes' topics, and fails if a
 // target partition is missing: one that is would fail the whole fence.
-func (c *copier) metadata(ctx context.Context, tps []starferry.TopicPartition) (src, tgt *wire.Metadata, err error) {
-	var topics []starferry.Topic
-	for _, tp := range tps {
-		topics = append(topics, tp.Topic)
+func (c *copier) metadata(ctx context.Context, lanes []*lane) (src, tgt *wire.Metadata, err error) {
+	from, to := map[starferry.Topic]bool{}, map[starferry.Topic]bool{}
+	for _, l := range lanes {
+		from[l.tp.Topic], to[l.to.Topic] = true, true
 	}
-	slices.Sort(topics)
-	topics = slices.Compact(topics)
-	if src, err = c.src.Metadata(ctx, topics...); err != nil {
+	if src, err = c.src.Metadata(ctx, slices.Sorted(maps.Keys(from))...); err != nil {
 		return nil, nil, fmt.Errorf("look up topics on %s: %w", c.spec.Source, err)
 	}
-	if tgt, err = c.tgt.Metadata(ctx, topics...); err != nil {
+	if tgt, err = c.tgt.Metadata(ctx, slices.Sorted(maps.Keys(to))...); err != nil {
 		return nil, nil, fmt.Errorf("look up topics on %s: %w", c.spec.Target, err)
 	}
-	for _, tp := range tps {
-		if int(tp.Partition) >= len(tgt.Topics[tp.Topic].Partitions) {
-			return nil, nil, fmt.Errorf("%s has no partition %s: create it, or ask for the link again", c.spec.Target, tp)
+	for _, l := range lanes {
+		if int(l.to.Partition) >= len(tgt.Topics[l.to.Topic].Partitions) {
+			return nil, nil, fmt.Errorf("%s has no partition %s: create it, or ask for the link again", c.spec.Target, l.to)
 		}
 	}
 	return src, tgt, nil
@@ -321,7 +320,7 @@ func (c *copier) metadata(ctx context.Context, tps []starferry.TopicPartition) (
 
 // readRules reads what the target's topics accept.
 func (c *copier) readRules(ctx context.Context) error {
-	confs, err := c.tgt.TopicConfigs(ctx, c.spec.Topics...)
+	confs, err := c.tgt.TopicConfigs(ctx, c.spec.targets()...)
 	if err != nil && len(confs) == 0 {
 		return fmt.Errorf("read topic settings on %s: %w", c.spec.Target, err)
 	}
@@ -352,7 +351,7 @@ func (c *copier) rulesOf(t starferry.Topic) rules {
 
 func (c *copier) tooLarge(l *lane, at starferry.Offset, size int, err error) {
 	l.stop(fmt.Errorf("copy %s: the batch at source offset %d has %d bytes, and %s accepts %d (max.message.bytes of topic %s): %w; raise it there, then ask for the link again",
-		l.tp, at, size, c.spec.Target, c.rulesOf(l.tp.Topic).limits.Batch, l.tp.Topic, err))
+		l.tp, at, size, c.spec.Target, c.rulesOf(l.to.Topic).limits.Batch, l.to.Topic, err))
 }
 
 // route finds the brokers of a lane, after a pause that grows with the failures
@@ -414,7 +413,7 @@ func (c *copier) connect(l *lane, term uint64) error {
 		}
 	}
 	if needSend {
-		broker, _, err := c.tgt.Leader(c.ctx, l.tp)
+		broker, _, err := c.tgt.Leader(c.ctx, l.to)
 		if err == nil {
 			s := c.senderOf(broker)
 			l.mu.Lock()
@@ -424,7 +423,7 @@ func (c *copier) connect(l *lane, term uint64) error {
 			}
 			l.mu.Unlock()
 		} else {
-			errs = errors.Join(errs, fmt.Errorf("find leader of %s on %s: %w", l.tp, c.spec.Target, err))
+			errs = errors.Join(errs, fmt.Errorf("find leader of %s on %s: %w", l.to, c.spec.Target, err))
 		}
 	}
 	return errs

@@ -248,9 +248,9 @@ func TestATopicThatIsMissingOnceIsLookedForAgain(t *testing.T) {
 	gone := &wire.Metadata{Topics: map[starferry.Topic]wire.TopicMeta{topic: {Err: kafka.UnknownTopicOrPartition}}}
 	there, err := c.src.Metadata(t.Context(), topic)
 	require.NoError(t, err)
-	c.sameTopic(w.src.Name, topic, gone)
-	c.sameTopic(w.src.Name, topic, there)
-	c.sameTopic(w.src.Name, topic, gone)
+	c.sameTopic(place{w.src.Name, topic}, topic, gone)
+	c.sameTopic(place{w.src.Name, topic}, topic, there)
+	c.sameTopic(place{w.src.Name, topic}, topic, gone)
 	require.Equal(t, Copying, l.status().State)
 	require.NoError(t, src.DeleteTopic(string(topic)))
 	require.Eventually(t, func() bool { return l.status().State == Stopped }, patience, 50*time.Millisecond)

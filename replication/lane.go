@@ -28,7 +28,8 @@ const (
 // to; those of an earlier term are dropped, because what they tell is found out
 // by reading the target log back.
 type lane struct {
-	tp     starferry.TopicPartition
+	tp     starferry.TopicPartition // on the source
+	to     starferry.TopicPartition // on the target
 	bucket *bucket
 	c      *copier
 

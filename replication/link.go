@@ -23,6 +23,9 @@ type LinkSpec struct {
 	Source  starferry.ClusterName `json:"source"`
 	Target  starferry.ClusterName `json:"target"`
 	Topics  []starferry.Topic     `json:"topics"` // in order, no duplicates
+	// Rename says what they are called on the target; it is fixed when the link
+	// is made.
+	Rename Rename `json:"rename,omitempty"`
 	// Buckets is fixed when the link is made: it decides which transactional id
 	// stands behind a lane. 0 means DefaultBuckets.
 	Buckets int `json:"buckets"`
@@ -66,12 +69,15 @@ func (s LinkSpec) Check() error {
 		return fmt.Errorf("link %s: rate %d: want bytes per second, or 0 for no limit", s.Name, s.RateBytes)
 	}
 	for _, t := range s.Topics {
-		if t == stateTopic || t == "__consumer_offsets" || t == "__transaction_state" {
+		if ownTopic(t) {
 			return fmt.Errorf("link %s: topic %s belongs to a cluster itself and is not copied; take it out", s.Name, t)
 		}
-		if t == "" {
-			return fmt.Errorf("link %s: empty topic name", s.Name)
+		if err := checkTopicName(string(t)); err != nil {
+			return fmt.Errorf("link %s: topic %q: %w", s.Name, t, err)
 		}
+	}
+	if err := s.Rename.check(s.Topics); err != nil {
+		return fmt.Errorf("link %s: %w", s.Name, err)
 	}
 	return nil
 }

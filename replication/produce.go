@@ -113,7 +113,7 @@ func (s *sender) collect() []parcel {
 			size += len(e.batch)
 		}
 	}
-	slices.SortFunc(out, func(a, b parcel) int { return a.l.tp.Compare(b.l.tp) })
+	slices.SortFunc(out, func(a, b parcel) int { return a.l.to.Compare(b.l.to) })
 	return out
 }
 
@@ -130,7 +130,7 @@ func (s *sender) send(ctx context.Context, conn *wire.Conn, parcels []parcel) *w
 	if err == nil {
 		req := newProduce()
 		for _, p := range parcels {
-			addProduce(req, p.l.tp, p.e.batch)
+			addProduce(req, p.l.to, p.e.batch)
 		}
 		cn := conn
 		// A broker that neither answers nor hangs up is given up.
@@ -157,7 +157,7 @@ func (s *sender) send(ctx context.Context, conn *wire.Conn, parcels []parcel) *w
 func (s *sender) failed(parcels []parcel, err error) {
 	err = fmt.Errorf("produce to broker %d of %s: %w", s.broker, s.c.spec.Target, err)
 	for _, p := range parcels {
-		s.c.tgt.Forget(p.l.tp.Topic)
+		s.c.tgt.Forget(p.l.to.Topic)
 		p.l.repeat(p.term, p.e, err)
 	}
 }
@@ -178,7 +178,7 @@ func (s *sender) answered(parcels []parcel, resp kmsg.Response, err error) {
 		}
 	}
 	for _, p := range parcels {
-		a := parts[p.l.tp]
+		a := parts[p.l.to]
 		if a == nil {
 			s.failed([]parcel{p}, wire.ErrNoAnswer)
 			continue
@@ -208,7 +208,7 @@ func (s *sender) settle(p parcel, a *kmsg.ProduceResponseTopicPartition) {
 		}
 	case errors.Is(err, kafka.TopicAuthorizationFailed), errors.Is(err, kafka.ClusterAuthorizationFailed):
 		if p.l.current(p.term) {
-			p.l.stop(fmt.Errorf("produce %s to %s: %w; allow the principal to write the topic, then ask for the link again", p.l.tp, s.c.spec.Target, err))
+			p.l.stop(fmt.Errorf("produce %s to %s: %w; allow the principal to write the topic, then ask for the link again", p.l.to, s.c.spec.Target, err))
 		}
 	default:
 		s.c.doubt(p, at, err)
@@ -240,7 +240,7 @@ func (c *copier) doubt(p parcel, at starferry.Offset, err error) {
 	err = fmt.Errorf("produce %s, source offset %d, to %s: %w", l.tp, at, c.spec.Target, err)
 	if stop {
 		l.stop(fmt.Errorf("%w; refused %d times: look at the batch on %s and at the settings of topic %s on %s, then ask for the link again",
-			err, maxRefusals, c.spec.Source, l.tp.Topic, c.spec.Target))
+			err, maxRefusals, c.spec.Source, l.to.Topic, c.spec.Target))
 		return
 	}
 	l.halt(Recovering, err.Error())

@@ -66,7 +66,7 @@ func topicID(m *wire.Metadata, t starferry.Topic) string {
 func (l *lane) recover(ctx context.Context, f *fence) (a anchor, start starferry.Offset, err error) {
 	own := anchor{
 		Link: l.c.spec.Name, Lane: l.tp, PID: f.producer.ID, Epoch: f.producer.Epoch,
-		SourceTopic: topicID(f.source, l.tp.Topic), TargetTopic: topicID(f.target, l.tp.Topic),
+		SourceTopic: topicID(f.source, l.tp.Topic), TargetTopic: topicID(f.target, l.to.Topic),
 	}
 	anchors, err := l.anchors(own)
 	if err != nil {
@@ -88,7 +88,7 @@ func (l *lane) recover(ctx context.Context, f *fence) (a anchor, start starferry
 	}
 	if r.lost == nil && r.slack > 0 {
 		r.lost = stopf("target %s: the cleaners of both clusters left too little of the last records to tell where the copy ended; delete topic %s on %s and ask for the link again, or keep the shard's directory next time",
-			l.tp, l.tp.Topic, l.c.spec.Target)
+			l.to, l.to.Topic, l.c.spec.Target)
 	}
 	if r.lost != nil {
 		return own, 0, r.lost
@@ -155,7 +155,7 @@ func (l *lane) open(own anchor) (*offsetmap.Lane, error) {
 
 // begin says from where the target log has to be read.
 func (r *readback) begin(ctx context.Context, anchors []anchor) (starferry.Offset, error) {
-	before, ok := r.f.before[r.l.tp]
+	before, ok := r.f.before[r.l.to]
 	if !ok {
 		before = 0
 	}
@@ -214,7 +214,7 @@ func (r *readback) standing(ctx context.Context) (bool, error) {
 	if !r.known || r.behind < 0 {
 		return true, nil
 	}
-	p, err := fetchOnce(ctx, r.l.c.tgt, r.l.tp, r.behind-1, glance{waitMS: 20, maxBytes: 1 << 20})
+	p, err := fetchOnce(ctx, r.l.c.tgt, r.l.to, r.behind-1, glance{waitMS: 20, maxBytes: 1 << 20})
 	if errors.Is(err, kafka.OffsetOutOfRange) && p != nil {
 		return starferry.Offset(p.LogStartOffset) >= r.behind, nil
 	}
@@ -242,7 +242,7 @@ func (r *readback) fresh(ctx context.Context, target starferry.Offset) error {
 // scan reads the target log until the fence's marker and returns its offset.
 func (r *readback) scan(ctx context.Context, at starferry.Offset) (starferry.Offset, error) {
 	for {
-		p, err := fetchOnce(ctx, r.l.c.tgt, r.l.tp, at, glance{waitMS: 20, maxBytes: 4 << 20})
+		p, err := fetchOnce(ctx, r.l.c.tgt, r.l.to, at, glance{waitMS: 20, maxBytes: 4 << 20})
 		if errors.Is(err, kafka.OffsetOutOfRange) && p != nil && starferry.Offset(p.LogStartOffset) > at {
 			at = starferry.Offset(p.LogStartOffset)
 			continue
@@ -258,7 +258,7 @@ func (r *readback) scan(ctx context.Context, at starferry.Offset) (starferry.Off
 				break
 			}
 			if err != nil && !errors.Is(err, batch.ErrMagic) {
-				return 0, stopf("read back %s of %s at offset %d: %w", r.l.tp, r.l.c.spec.Target, at, err)
+				return 0, stopf("read back %s of %s at offset %d: %w", r.l.to, r.l.c.spec.Target, at, err)
 			}
 			set = rest
 			if err != nil || b.NextOffset() <= at {
@@ -295,7 +295,7 @@ func (r *readback) own(ctx context.Context, b batch.Batch) error {
 	gap := int64((b.BaseSequence() - r.seq) & 0x7fffffff)
 	if gap >= 1<<30 {
 		return stopf("target %s@%d: sequence %d where %d was to follow; the map and the target log disagree: delete the shard's map of this lane and start again",
-			r.l.tp, b.BaseOffset(), b.BaseSequence(), r.seq)
+			r.l.to, b.BaseOffset(), b.BaseSequence(), r.seq)
 	}
 	var err error
 	if gap > 0 {
@@ -306,7 +306,7 @@ func (r *readback) own(ctx context.Context, b batch.Batch) error {
 	}
 	if errors.Is(err, errGone) {
 		r.lost = stopf("%w; the copies on the target from offset %d on cannot be placed exactly: delete topic %s on %s and ask for the link again, or keep the shard's directory next time",
-			err, b.BaseOffset(), r.l.tp.Topic, r.l.c.spec.Target)
+			err, b.BaseOffset(), r.l.to.Topic, r.l.c.spec.Target)
 		return nil
 	}
 	r.seq = addSeq(b.BaseSequence(), int32(n))
@@ -319,7 +319,7 @@ func (r *readback) enter(ctx context.Context, p wire.Producer, b batch.Batch) er
 	a, ok := r.anchors[p]
 	if !ok {
 		return stopf("target %s@%d bears our producer id %d epoch %d, and topic %s on %s does not say where that epoch began; was it emptied? Delete topic %s on %s and ask for the link again",
-			r.l.tp, b.BaseOffset(), p.ID, p.Epoch, stateTopic, r.l.c.spec.Target, r.l.tp.Topic, r.l.c.spec.Target)
+			r.l.to, b.BaseOffset(), p.ID, p.Epoch, stateTopic, r.l.c.spec.Target, r.l.to.Topic, r.l.c.spec.Target)
 	}
 	next, _ := r.m.Next()
 	if p == r.in || !r.known && a.Source < next {
@@ -329,7 +329,7 @@ func (r *readback) enter(ctx context.Context, p wire.Producer, b batch.Batch) er
 	}
 	if a.Source < next {
 		return stopf("target %s@%d: its epoch began at source offset %d, and the map is at %d already; delete the shard's map of this lane and start again",
-			r.l.tp, b.BaseOffset(), a.Source, next)
+			r.l.to, b.BaseOffset(), a.Source, next)
 	}
 	if a.Source > next {
 		if err := r.skip(ctx, a.Source); err != nil {
@@ -365,7 +365,7 @@ func (r *readback) skip(ctx context.Context, to starferry.Offset) error {
 
 func (r *readback) source() *walker {
 	if r.walk == nil {
-		r.walk = &walker{c: r.l.c.src, tp: r.l.tp, rules: r.l.c.rulesOf(r.l.tp.Topic)}
+		r.walk = &walker{c: r.l.c.src, tp: r.l.tp, rules: r.l.c.rulesOf(r.l.to.Topic)}
 	}
 	return r.walk
 }
@@ -438,7 +438,7 @@ func (r *readback) compare(b batch.Batch, e *entry, n int64) error {
 		return nil
 	}
 	return stopf("target %s@%d is not the copy of source offset %d that it should be: their records differ; was the source truncated, or its topic created again? Compare the two, delete topic %s on %s and ask for the link again",
-		r.l.tp, b.BaseOffset(), e.pieces[0].source, r.l.tp.Topic, r.l.c.spec.Target)
+		r.l.to, b.BaseOffset(), e.pieces[0].source, r.l.to.Topic, r.l.c.spec.Target)
 }
 
 // batchHeader is the size of a batch's header (KIP-98).

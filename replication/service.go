@@ -224,9 +224,15 @@ func (c *copier) await(ctx context.Context, cut starferry.Cut, d time.Duration) 
 	}
 }
 
-// translate answers for one partition.
+// translate answers for one partition. What is asked and why it is not answered
+// goes by the partition of the question; the cut by that of the other side.
 func (c *copier) translate(t *starferry.Translation, d starferry.Direction, tp starferry.TopicPartition, p starferry.Place) {
-	l, why := c.lane(tp)
+	from, ok := c.spec.laneOf(d, tp)
+	if !ok {
+		t.Missing[tp] = fmt.Sprintf("link %s copies no topic to %s", c.spec.Name, tp.Topic)
+		return
+	}
+	l, why := c.lane(from)
 	if l == nil {
 		t.Missing[tp] = why
 		return
@@ -256,7 +262,7 @@ func (c *copier) translate(t *starferry.Translation, d starferry.Direction, tp s
 	case got.Behind > 0 && state == Stopped:
 		t.Missing[tp] = "lane has stopped: " + reason
 	default:
-		t.Cut[tp] = got.Place
+		t.Cut[c.spec.answerOf(d, from)] = got.Place
 		if got.Behind > 0 {
 			t.Behind[tp] = got.Behind
 		}

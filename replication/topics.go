@@ -26,12 +26,14 @@ func copiedConfigs() []string {
 
 // makeTopics creates the target topics that are missing. One that exists with
 // another number of partitions is an error.
-func makeTopics(ctx context.Context, src, tgt *wire.Cluster, topics []starferry.Topic) error {
+func makeTopics(ctx context.Context, src, tgt *wire.Cluster, spec LinkSpec) error {
+	topics := spec.Topics
+	targets := spec.targets()
 	from, err := src.Metadata(ctx, topics...)
 	if err != nil {
 		return fmt.Errorf("look up topics on %s: %w", src.Name(), err)
 	}
-	to, err := tgt.Metadata(ctx, topics...)
+	to, err := tgt.Metadata(ctx, targets...)
 	if err != nil {
 		return fmt.Errorf("look up topics on %s: %w", tgt.Name(), err)
 	}
@@ -44,26 +46,27 @@ func makeTopics(ctx context.Context, src, tgt *wire.Cluster, topics []starferry.
 	if err != nil && len(confs) == 0 {
 		return fmt.Errorf("read topic settings on %s: %w", src.Name(), err)
 	}
-	for _, t := range topics {
+	for i, t := range topics {
+		copied := targets[i]
 		n := len(from.Topics[t].Partitions)
-		have := len(to.Topics[t].Partitions)
+		have := len(to.Topics[copied].Partitions)
 		if have == 0 {
-			err = makeTopic(ctx, tgt, t, n, confs[t])
+			err = makeTopic(ctx, tgt, copied, n, confs[t])
 			if !errors.Is(err, kafka.TopicAlreadyExists) {
 				if err != nil {
 					return err
 				}
 				continue
 			}
-			again, err := tgt.Metadata(ctx, t)
+			again, err := tgt.Metadata(ctx, copied)
 			if err != nil {
-				return fmt.Errorf("look up topic %s on %s: %w", t, tgt.Name(), err)
+				return fmt.Errorf("look up topic %s on %s: %w", copied, tgt.Name(), err)
 			}
-			have = len(again.Topics[t].Partitions)
+			have = len(again.Topics[copied].Partitions)
 		}
 		if have != n {
-			return fmt.Errorf("topic %s has %d partitions on %s and %d on %s: a link copies partition to partition; delete the topic on %s, or give it %d partitions, then ask again",
-				t, n, src.Name(), have, tgt.Name(), tgt.Name(), n)
+			return fmt.Errorf("topic %s has %d partitions on %s and %s has %d on %s: a link copies partition to partition; delete topic %s on %s, or give it %d partitions, then ask again",
+				t, n, src.Name(), copied, have, tgt.Name(), copied, tgt.Name(), n)
 		}
 	}
 	return nil

@@ -1,6 +1,7 @@
 package replication
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -29,6 +30,7 @@ type world struct {
 	src, tgt starferry.Cluster
 	nc       *nats.Conn
 	client   *Client
+	asks     LinkSpec // what ensure asks for beside topics
 	log      *slog.Logger
 
 	once sync.Once
@@ -81,9 +83,10 @@ func (w *world) link(topics ...starferry.Topic) Ensured {
 func (w *world) ensure(topics ...starferry.Topic) (Ensured, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
-	return w.client.Ensure(ctx, LinkSpec{
-		Name: w.name(), Source: w.src.Name, Target: w.tgt.Name, Topics: topics, Buckets: 4, Token: "t1",
-	})
+	spec := w.asks
+	spec.Name, spec.Source, spec.Target, spec.Topics = w.name(), w.src.Name, w.tgt.Name, topics
+	spec.Buckets, spec.Token = 4, cmp.Or(spec.Token, "t1")
+	return w.client.Ensure(ctx, spec)
 }
 
 // name is the link's: unique where clusters are shared by tests.
@@ -158,14 +161,16 @@ func (w *world) exactMap(topic starferry.Topic, p starferry.Partition, source, t
 	w.t.Helper()
 	require.Len(w.t, target, len(source))
 	tp := starferry.TopicPartition{Topic: topic, Partition: p}
+	copied := w.asks.targetPart(tp)
 	step := max(1, len(source)/50)
 	for i := 0; i < len(source); i += step {
 		from, to := starferry.Offset(source[i].Offset), starferry.Offset(target[i].Offset)
 		f := w.translate(starferry.Forward, starferry.Cut{tp: {Next: from}})
 		require.Equal(w.t, starferry.Answer{Offset: to, Status: starferry.Exact}, f.Answers[tp], "forward %d", from)
-		require.Equal(w.t, to, f.Cut[tp].Next)
-		b := w.translate(starferry.Back, starferry.Cut{tp: {Next: to}})
-		require.Equal(w.t, starferry.Answer{Offset: from, Status: starferry.Exact}, b.Answers[tp], "back %d", to)
+		require.Equal(w.t, to, f.Cut[copied].Next)
+		b := w.translate(starferry.Back, starferry.Cut{copied: {Next: to}})
+		require.Equal(w.t, starferry.Answer{Offset: from, Status: starferry.Exact}, b.Answers[copied], "back %d", to)
+		require.Equal(w.t, from, b.Cut[tp].Next)
 	}
 }
 

@@ -172,9 +172,15 @@ func (l copies) Ends(ctx context.Context, name starferry.LinkName) (source, targ
 	return "", "", notFound(name, replication.ErrNoLink)
 }
 
-// Translate implements fleet.Copies.
+// Translate implements fleet.Copies. A group finds its topics under the same
+// names on both sides, or it cannot be switched.
 func (l copies) Translate(ctx context.Context, name starferry.LinkName, d starferry.Direction, c starferry.Cut, wait time.Duration) (starferry.Translation, error) {
 	t, err := l.client.TranslateWithin(ctx, name, d, c, wait)
+	for tp := range t.Cut {
+		if _, asked := c[tp]; !asked && err == nil {
+			return t, fmt.Errorf("link %s gives topics other names (%s): a group is switched only where its topics keep their names; replicate them without rename", name, tp.Topic)
+		}
+	}
 	return t, notFound(name, err)
 }
 
