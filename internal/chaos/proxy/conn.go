@@ -1,0 +1,197 @@
+package proxy
+
+import (
+	"bufio"
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"sync"
+	"time"
+)
+
+// conn is one connection of a client, and its other half to the broker.
+type conn struct {
+	p              *Proxy
+	client, broker net.Conn
+	ctx            context.Context
+	cancel         context.CancelFunc
+
+	answering sync.Mutex // writes to the client: the broker's answers and forged ones
+
+	mu    sync.Mutex
+	asked map[int32]request // unanswered, by correlation id
+}
+
+// request is what an answer needs to be understood.
+type request struct {
+	key, version int16
+	trick        *Trick
+}
+
+// shut breaks both halves. It may be called often.
+func (c *conn) shut() {
+	c.cancel()
+	reset(c.client)
+	reset(c.broker)
+}
+
+// errTrick ends a connection that a trick has broken.
+var errTrick = errors.New("broken by a trick")
+
+// requests passes on what the client says.
+func (c *conn) requests() {
+	in := bufio.NewReaderSize(c.client, 64<<10)
+	for {
+		frame, err := readFrame(in)
+		if err != nil || c.request(frame) != nil {
+			return
+		}
+	}
+}
+
+// request passes one request on, or plays the trick that waits for it.
+func (c *conn) request(frame []byte) error {
+	h, err := parseHeader(frame)
+	if err != nil {
+		return err
+	}
+	t := c.p.trick(h.key)
+	if t != nil && t.Deed == CutRequest {
+		_ = c.write(c.broker, frame[:len(frame)/2])
+		return errTrick
+	}
+	if t != nil && t.Deed == Refuse {
+		answer, err := refusal(h, frame, t.Code)
+		if err != nil {
+			return err
+		}
+		c.answering.Lock()
+		defer c.answering.Unlock()
+		return c.write(c.client, answer)
+	}
+	c.mu.Lock()
+	c.asked[h.correlation] = request{h.key, h.version, t}
+	c.mu.Unlock()
+	return c.write(c.broker, frame)
+}
+
+// answers passes on what the broker says.
+func (c *conn) answers() {
+	in := bufio.NewReaderSize(c.broker, 64<<10)
+	for {
+		frame, err := readFrame(in)
+		if err != nil || c.answer(frame) != nil {
+			return
+		}
+	}
+}
+
+func (c *conn) answer(frame []byte) error {
+	if len(frame) < 8 {
+		return fmt.Errorf("answer of %d bytes", len(frame))
+	}
+	id := int32(binary.BigEndian.Uint32(frame[4:]))
+	c.mu.Lock()
+	q, known := c.asked[id]
+	delete(c.asked, id)
+	c.mu.Unlock()
+	if known {
+		var err error
+		if frame, err = c.p.rewrite(q, frame); err != nil {
+			return err
+		}
+	}
+	if q.trick != nil {
+		switch q.trick.Deed {
+		case LoseAnswer:
+			return errTrick
+		case CutAnswer:
+			c.answering.Lock()
+			defer c.answering.Unlock()
+			_ = c.write(c.client, frame[:len(frame)/2])
+			return errTrick
+		case Lie:
+			lie, err := falsify(q, frame, q.trick.Code)
+			if err != nil {
+				return err
+			}
+			frame = lie
+		}
+	}
+	c.answering.Lock()
+	defer c.answering.Unlock()
+	return c.write(c.client, frame)
+}
+
+// slice is how much is written at once when there is a rate to keep.
+const slice = 8 << 10
+
+// write sends a frame as the weather lets it.
+func (c *conn) write(to net.Conn, frame []byte) error {
+	for waited := false; ; {
+		w, changed := c.p.now()
+		if !w.Frozen {
+			if w.Delay > 0 && !waited {
+				if err := c.pause(w.Delay); err != nil {
+					return err
+				}
+			}
+			break
+		}
+		waited = true
+		select {
+		case <-changed:
+		case <-c.ctx.Done():
+			return context.Cause(c.ctx)
+		}
+	}
+	for len(frame) > 0 {
+		w, _ := c.p.now()
+		if w.Rate == 0 {
+			_, err := to.Write(frame)
+			return err
+		}
+		part := frame[:min(slice, len(frame))]
+		if _, err := to.Write(part); err != nil {
+			return err
+		}
+		frame = frame[len(part):]
+		if err := c.pause(time.Duration(len(part)) * time.Second / time.Duration(w.Rate)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (c *conn) pause(d time.Duration) error {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return nil
+	case <-c.ctx.Done():
+		return context.Cause(c.ctx)
+	}
+}
+
+// maxFrame is above what the brokers here send at once.
+const maxFrame = 128 << 20
+
+// readFrame reads a frame with its length in front.
+func readFrame(r io.Reader) ([]byte, error) {
+	var size [4]byte
+	if _, err := io.ReadFull(r, size[:]); err != nil {
+		return nil, err
+	}
+	n := int64(int32(binary.BigEndian.Uint32(size[:])))
+	if n < 4 || n > maxFrame {
+		return nil, fmt.Errorf("frame of %d bytes", n)
+	}
+	frame := make([]byte, 4+n)
+	copy(frame, size[:])
+	_, err := io.ReadFull(r, frame[4:])
+	return frame, err
+}

@@ -1,0 +1,63 @@
+package proxy
+
+import (
+	"sync/atomic"
+
+	"github.com/twmb/franz-go/pkg/kmsg"
+)
+
+// Deed is what is done to a request or its answer.
+type Deed string
+
+// The deeds. Those with an error code are for produce requests.
+const (
+	CutRequest Deed = "cut request" // half of the request arrives, then the connection is reset
+	CutAnswer  Deed = "cut answer"  // half of the answer arrives, then the connection is reset
+	LoseAnswer Deed = "lose answer" // it is carried out, and nobody is told
+	Refuse     Deed = "refuse"      // it is answered with an error and not carried out
+	Lie        Deed = "lie"         // it is carried out and answered with an error
+)
+
+// Trick is a deed waiting for its request.
+type Trick struct {
+	Key   kmsg.Key
+	Deed  Deed
+	Code  int16 // of the error
+	Times int   // how often it is done
+
+	left atomic.Int64
+}
+
+// Play puts a trick up. It stays until it is done or Forget is called.
+func (p *Proxy) Play(t *Trick) {
+	t.left.Store(int64(max(t.Times, 1)))
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.tricks = append(p.tricks, t)
+}
+
+// Forget takes down all tricks that were not done.
+func (p *Proxy) Forget() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.tricks = nil
+}
+
+// Done is how often the trick was done.
+func (t *Trick) Done() int { return max(t.Times, 1) - int(max(t.left.Load(), 0)) }
+
+// trick takes the first trick for a request, nil for none.
+func (p *Proxy) trick(key int16) *Trick {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for i, t := range p.tricks {
+		if t.Key.Int16() != key {
+			continue
+		}
+		if t.left.Add(-1) <= 0 {
+			p.tricks = append(p.tricks[:i:i], p.tricks[i+1:]...)
+		}
+		return t
+	}
+	return nil
+}
