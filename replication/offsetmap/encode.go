@@ -26,6 +26,8 @@ const (
 // castagnoli is CRC32-C.
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
+func updateSum(sum uint32, b []byte) uint32 { return crc32.Update(sum, castagnoli, b) }
+
 // encode returns the stored form of a block and its checksum.
 func (b *block) encode(key []byte, before uint32) ([]byte, uint32) {
 	out := make([]byte, 0, 64+4*len(b.segments))

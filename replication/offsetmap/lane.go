@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"iter"
+	"sort"
 	"sync"
 
 	"github.com/dgraph-io/badger/v4"
@@ -221,6 +222,38 @@ func (l *Lane) Forget(below starferry.Offset) error {
 		return fmt.Errorf("lane %s: %w", l.key, err)
 	}
 	return nil
+}
+
+// Trim forgets the blocks that lie below a source offset and below a target
+// offset as a whole, such as the starts of both logs: nobody can read there any
+// more. It returns from which source offset on the map remembers.
+func (l *Lane) Trim(source, target starferry.Offset) (starferry.Offset, error) {
+	l.mu.RLock()
+	from, _ := l.m.Start()
+	below := from
+	if !l.m.begun {
+		l.mu.RUnlock()
+		return from, nil
+	}
+	j := sort.Search(len(l.m.refs), func(j int) bool { return l.m.refs[j].source > source || l.m.refs[j].target > target })
+	switch open := l.m.open; {
+	case open.source <= source && open.target <= target:
+		below = max(below, open.source)
+	case j > 0:
+		below = max(below, l.m.refs[j-1].source)
+	}
+	l.mu.RUnlock()
+	if below == from {
+		return from, nil
+	}
+	return below, l.Forget(below)
+}
+
+// Blocks is how many full blocks the lane has.
+func (l *Lane) Blocks() int {
+	l.mu.RLock()
+	defer l.mu.RUnlock()
+	return len(l.m.refs)
 }
 
 // forget writes what is gathered, so that the new first block is stored before

@@ -12,40 +12,27 @@ import (
 // restore reads and verifies the whole lane; only its last block stays.
 func (l *Lane) restore() error {
 	var r restorer
-	err := l.store.db.View(func(txn *badger.Txn) error {
-		options := badger.DefaultIteratorOptions
-		options.Prefix = l.prefix
-		it := txn.NewIterator(options)
-		defer it.Close()
-		for it.Rewind(); it.Valid(); it.Next() {
-			item := it.Item()
-			key := item.KeyCopy(nil)
-			if err := item.Value(func(value []byte) error { return r.entry(l.prefix, key, value) }); err != nil {
-				return err
-			}
-		}
-		return nil
-	})
+	err := l.store.db.View(func(txn *badger.Txn) error { return r.all(txn, l.prefix, nil) })
+	if err == nil && r.begun {
+		err = r.whole()
+	}
 	if err != nil {
-		return fmt.Errorf("%w: %w; remove the lane, it is rebuilt from the target log", ErrDamaged, err)
+		return fmt.Errorf("%w; remove the lane, it is rebuilt from the target log", err)
 	}
-	if !r.begun {
-		return nil
-	}
-	l.generation, l.sum = r.header.generation, r.before
-	l.m = Map{begun: true, startSource: r.header.startSource, startTarget: r.header.startTarget,
-		refs: r.refs, full: map[starferry.Offset]*block{}, open: r.last, load: l.m.load}
-	if l.m.open == nil {
-		h := r.header
-		l.m.open = &block{source: h.first, target: h.base, uncertain: h.uncertain, passed: max(h.base, h.startTarget)}
-		l.sum = h.before
-	}
-	// A lost tail may be the one that Forget had in sight.
-	if next := l.m.open.sourceEnd(); next < l.m.startSource {
-		return fmt.Errorf("%w: it begins at source %d and ends at %d; remove the lane, it is rebuilt from the target log",
-			ErrDamaged, l.m.startSource, next)
+	if r.begun {
+		l.adopt(&r)
 	}
 	return nil
+}
+
+// adopt makes the lane what was restored.
+func (l *Lane) adopt(r *restorer) {
+	l.generation = r.header.generation
+	l.m = r.finish(l.m.load)
+	l.sum = r.before
+	if r.last == nil {
+		l.sum = r.header.before
+	}
 }
 
 // restorer checks a lane's entries in the order of their keys.
@@ -56,6 +43,56 @@ type restorer struct {
 	last   *block // becomes the open one
 	before uint32 // checksum in front of it
 	sum    uint32 // its own
+	kept   bool   // whether the entry before was one that counts
+}
+
+// all reads a lane's entries as the transaction sees them, and shows those that
+// count, with their keys behind the prefix.
+func (r *restorer) all(txn *badger.Txn, prefix []byte, show func(tail, value []byte) error) error {
+	options := badger.DefaultIteratorOptions
+	options.Prefix = prefix
+	it := txn.NewIterator(options)
+	defer it.Close()
+	for it.Rewind(); it.Valid(); it.Next() {
+		item := it.Item()
+		key := item.KeyCopy(nil)
+		var failed error // show's
+		err := item.Value(func(value []byte) error {
+			err := r.entry(prefix, key, value)
+			if err == nil && r.kept && show != nil {
+				failed = show(key[len(prefix):], value)
+			}
+			return err
+		})
+		if err != nil {
+			return fmt.Errorf("%w: %w", ErrDamaged, err)
+		}
+		if failed != nil {
+			return failed
+		}
+	}
+	return nil
+}
+
+// whole reports what is wrong with the lane as a whole.
+func (r *restorer) whole() error {
+	m := r.finish(nil)
+	// A lost tail may be the one that Forget had in sight.
+	if next, _ := m.Next(); next < m.startSource {
+		return fmt.Errorf("%w: it begins at source %d and ends at %d", ErrDamaged, m.startSource, next)
+	}
+	return nil
+}
+
+// finish is the map of what was read.
+func (r *restorer) finish(load func(ref) (*block, error)) Map {
+	h := r.header
+	m := Map{begun: r.begun, startSource: h.startSource, startTarget: h.startTarget,
+		refs: r.refs, full: map[starferry.Offset]*block{}, open: r.last, load: load}
+	if m.open == nil {
+		m.open = &block{source: h.first, target: h.base, uncertain: h.uncertain, passed: max(h.base, h.startTarget)}
+	}
+	return m
 }
 
 func (r *restorer) entry(prefix, key, value []byte) error {
@@ -64,9 +101,10 @@ func (r *restorer) entry(prefix, key, value []byte) error {
 		if err != nil {
 			return fmt.Errorf("its header: %w", err)
 		}
-		r.begun, r.header = true, h
+		r.begun, r.kept, r.header = true, true, h
 		return nil
 	}
+	r.kept = false
 	generation, source, ok := parseBlockKey(prefix, key)
 	switch {
 	case !ok:
@@ -97,6 +135,6 @@ func (r *restorer) block(source starferry.Offset, b *block, before, sum uint32) 
 	if b.source != source || source != want || b.target != wantTarget || b.uncertain != wantUncertain || before != wantBefore {
 		return fmt.Errorf("its block at source %d does not continue what is before it, up to source %d", source, want)
 	}
-	r.last, r.before, r.sum = b, before, sum
+	r.last, r.before, r.sum, r.kept = b, before, sum, true
 	return nil
 }
