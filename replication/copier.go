@@ -393,19 +393,17 @@ func (c *copier) route(l *lane, failures int) {
 // connect gives a lane the fetcher and the sender it lacks.
 func (c *copier) connect(l *lane, term uint64) error {
 	l.mu.Lock()
-	needFetch, needSend := l.fetcher == nil, l.sender == nil
+	needFetch, needSend := l.session == nil, l.sender == nil
 	l.mu.Unlock()
 	var errs error
 	if needFetch {
-		broker, _, err := c.src.Leader(c.ctx, l.tp)
+		broker, epoch, err := c.src.Leader(c.ctx, l.tp)
 		if err == nil {
 			f := c.fetcherOf(broker)
 			l.mu.Lock()
-			if l.term == term && l.active && l.fetcher == nil {
-				l.fetcher, l.fetching = f, l.pipe.bytes < laneHigh
-				if l.fetching {
-					f.offer(l)
-				}
+			if l.term == term && l.active && l.session == nil {
+				l.leader, l.fetching = epoch, true
+				f.offer(l)
 			}
 			l.mu.Unlock()
 		} else {
@@ -436,11 +434,19 @@ func (c *copier) fetcherOf(broker int32) *fetcher {
 	if f == nil {
 		f = newFetcher(c, broker)
 		c.fetchers[broker] = f
-		for range fetchSlots {
-			c.wg.Go(func() { f.run(c.ctx) })
-		}
 	}
 	return f
+}
+
+// spawn starts what runs as long as the link does; false when that is over.
+func (c *copier) spawn(run func(context.Context)) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.ctx.Err() != nil {
+		return false
+	}
+	c.wg.Go(func() { run(c.ctx) })
+	return true
 }
 
 func (c *copier) senderOf(broker int32) *sender {

@@ -205,36 +205,6 @@ func TestAMapIsRebuiltUnderTheFirstProducerOfAll(t *testing.T) {
 	require.Equal(t, starferry.Answer{Offset: 0, Status: starferry.Exact}, a, "the batch begins with the fourth record")
 }
 
-// A batch larger than a partition's share of an answer comes only with the first
-// partition that has any: who was left out is asked for first.
-func TestALaneThatWasLeftOutIsAskedForFirst(t *testing.T) {
-	c := &copier{budget: newBudget(1 << 20)}
-	f := newFetcher(c, 0)
-	var lanes []*lane
-	for p := range starferry.Partition(3) {
-		lanes = append(lanes, &lane{tp: starferry.TopicPartition{Topic: "t", Partition: p}, c: c, active: true, fetcher: f, end: -1})
-	}
-	order := func() (ps []starferry.Partition) {
-		for _, l := range lanes {
-			f.offer(l)
-		}
-		got, _ := f.take()
-		for _, a := range got {
-			ps = append(ps, a.l.tp.Partition)
-		}
-		return ps
-	}
-	require.Equal(t, []starferry.Partition{0, 1, 2}, order())
-	left := kmsg.NewFetchResponseTopicPartition()
-	left.HighWatermark, left.LastStableOffset = 5, 5
-	require.True(t, f.handOn(asked{l: lanes[2]}, &left))
-	require.Equal(t, []starferry.Partition{2, 0, 1}, order())
-	none := kmsg.NewFetchResponseTopicPartition()
-	none.HighWatermark, none.LastStableOffset = 5, 0 // an open transaction, which hides the rest
-	require.True(t, f.handOn(asked{l: lanes[2]}, &none))
-	require.Equal(t, []starferry.Partition{0, 1, 2}, order())
-}
-
 // One broker that does not know a topic for a moment does not stop its lanes.
 func TestATopicThatIsMissingOnceIsLookedForAgain(t *testing.T) {
 	w, src, _ := faulty(t)

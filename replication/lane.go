@@ -49,10 +49,10 @@ type lane struct {
 	failures int // in a row
 	refused  refusal
 
-	fetcher  *fetcher // nil: to be routed
+	session  *session // nil: to be routed
+	leader   int32    // epoch of the source's leader; -1: not known
 	sender   *sender
-	fetching bool // queued at the fetcher or in a request
-	hungry   bool // the last answer had nothing of what is there
+	fetching bool // in the session
 	queued   bool // queued at the sender
 
 	waiters []waiter
@@ -99,7 +99,7 @@ func (l *lane) start(p wire.Producer, r rules) {
 	source, _ := l.omap.Next()
 	l.began, l.fetch = source, source
 	l.state, l.reason, l.failures = Copying, "", 0
-	l.fetcher, l.sender = nil, nil
+	l.session, l.sender = nil, nil
 	l.fetching, l.queued = false, false
 	l.wake()
 	l.mu.Unlock()
@@ -139,12 +139,12 @@ func (l *lane) note(s LaneState, reason string) {
 }
 
 // receive takes what was fetched for the term at the offset. It returns
-// whether the lane wants more right away.
-func (l *lane) receive(term uint64, from starferry.Offset, es []*entry, highWatermark starferry.Offset) bool {
+// whether the lane wants more right away, and from where.
+func (l *lane) receive(term uint64, from starferry.Offset, es []*entry, highWatermark starferry.Offset) (next starferry.Offset, more bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if term != l.term || !l.active || from != l.fetch {
-		return false
+		return 0, false
 	}
 	l.end = highWatermark
 	if len(l.pipe.queue) == 0 && l.sender != nil {
@@ -165,7 +165,7 @@ func (l *lane) receive(term uint64, from starferry.Offset, es []*entry, highWate
 	l.applyLocked()
 	l.kickLocked()
 	l.fetching = l.active && l.pipe.bytes < laneHigh
-	return l.fetching
+	return l.fetch, l.fetching
 }
 
 // take stamps and returns the next batch to send.
@@ -208,9 +208,9 @@ func (l *lane) ackedLocked(term uint64, e *entry, base starferry.Offset) bool {
 	}
 	l.applyLocked()
 	l.kickLocked()
-	if l.active && !l.fetching && l.pipe.bytes < laneLow && l.fetcher != nil {
+	if l.active && !l.fetching && l.pipe.bytes < laneLow && l.session != nil {
 		l.fetching = true
-		l.fetcher.offer(l)
+		l.session.f.offer(l)
 	}
 	return settled && l.active
 }

@@ -164,7 +164,7 @@ func newFetch(waitMS, maxBytes int32, committed bool) *kmsg.FetchRequest {
 }
 
 // addFetch adds a partition; those of one topic must follow each other.
-func addFetch(req *kmsg.FetchRequest, tp starferry.TopicPartition, from starferry.Offset, maxBytes int32) {
+func addFetch(req *kmsg.FetchRequest, tp starferry.TopicPartition, from starferry.Offset, maxBytes int32) *kmsg.FetchRequestTopicPartition {
 	n := len(req.Topics)
 	if n == 0 || req.Topics[n-1].Topic != string(tp.Topic) {
 		t := kmsg.NewFetchRequestTopic()
@@ -176,5 +176,7 @@ func addFetch(req *kmsg.FetchRequest, tp starferry.TopicPartition, from starferr
 	p.Partition = int32(tp.Partition)
 	p.FetchOffset = int64(from)
 	p.PartitionMaxBytes = maxBytes
-	req.Topics[n-1].Partitions = append(req.Topics[n-1].Partitions, p)
+	t := &req.Topics[n-1]
+	t.Partitions = append(t.Partitions, p)
+	return &t.Partitions[len(t.Partitions)-1]
 }

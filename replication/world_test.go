@@ -108,6 +108,22 @@ func (w *world) status() LinkStatus {
 	return s
 }
 
+// caughtUpTo waits until n offsets of each lane of a topic are copied.
+func (w *world) caughtUpTo(topic starferry.Topic, n starferry.Offset) {
+	w.t.Helper()
+	require.Eventually(w.t, func() bool {
+		s := w.status()
+		for _, l := range s.Lanes {
+			if l.Partition.Topic == topic && l.SourceNext < n {
+				return false
+			}
+		}
+		return len(s.Lanes) > 0
+	}, patience, tick)
+}
+
+const tick = 10 * time.Millisecond
+
 // caughtUp waits until no lane lags.
 func (w *world) caughtUp() LinkStatus {
 	w.t.Helper()
