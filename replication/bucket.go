@@ -3,22 +3,12 @@ package replication
 import (
 	"context"
 	"errors"
-	"fmt"
+	"slices"
 	"sync"
 	"time"
 
-	"github.com/segmentio/kafka-go"
-
 	"github.com/starferry/starferry"
 	"github.com/starferry/starferry/internal/wire"
-)
-
-// How often an owner renews its transactional id, which a broker forgets after
-// transactional.id.expiration.ms, and after how long an unfenced producer
-// cannot have a connection any more (connections.max.idle.ms is 10 minutes).
-const (
-	renewEvery   = time.Hour
-	unfencedWait = 11 * time.Minute
 )
 
 // bucket is the ownership of one share of a link's lanes by this shard.
@@ -26,31 +16,49 @@ type bucket struct {
 	c     *copier
 	n     int
 	epoch int64 // of the table
-	poke  chan error
+	poke  chan struct{}
 	own   wire.Producer // {-1, -1}: none held
 
 	mu    sync.Mutex
 	lanes map[starferry.TopicPartition]*lane
 	note  string // why there is nothing to see yet
+
+	askMu sync.Mutex // taken last: lanes ask while they are locked
+	asked map[*lane]error
 }
 
 func newBucket(c *copier, n int, epoch int64) *bucket {
 	return &bucket{
-		c: c, n: n, epoch: epoch, poke: make(chan error, 1), own: wire.Producer{ID: -1, Epoch: -1},
-		lanes: map[starferry.TopicPartition]*lane{},
+		c: c, n: n, epoch: epoch, poke: make(chan struct{}, 1), own: wire.Producer{ID: -1, Epoch: -1},
+		lanes: map[starferry.TopicPartition]*lane{}, asked: map[*lane]error{},
 	}
 }
 
-// bump asks for a new epoch and for the lanes to be read back. It does not block.
-func (b *bucket) bump(why error) {
+// look asks for the lanes to be looked up again. It does not block.
+func (b *bucket) look() {
 	select {
-	case b.poke <- why:
+	case b.poke <- struct{}{}:
 	default:
 	}
 }
 
-// errLanes is the cause of a bump that takes up other lanes.
-var errLanes = errors.New("the bucket's lanes have changed")
+// refence asks for a new epoch for one lane, which has halted: it alone is shut
+// and read back. It does not block.
+func (b *bucket) refence(l *lane, why error) {
+	b.askMu.Lock()
+	b.asked[l] = why
+	b.askMu.Unlock()
+	b.look()
+}
+
+// takeAsked removes and returns the lanes that ask for a new epoch.
+func (b *bucket) takeAsked() map[*lane]error {
+	b.askMu.Lock()
+	defer b.askMu.Unlock()
+	out := b.asked
+	b.asked = map[*lane]error{}
+	return out
+}
 
 // run owns the bucket until the context ends.
 func (b *bucket) run(ctx context.Context) {
@@ -62,13 +70,11 @@ func (b *bucket) run(ctx context.Context) {
 		if ctx.Err() != nil {
 			return
 		}
-		if time.Since(began) > 10*time.Second || errors.Is(err, errLanes) {
+		if time.Since(began) > 10*time.Second {
 			pause = 50 * time.Millisecond
 		}
-		if err != nil {
-			b.c.log.Info("bucket begins anew", "link", b.c.spec.Name, "bucket", b.n, "why", err)
-			b.say(err.Error())
-		}
+		b.c.log.Info("bucket begins anew", "link", b.c.spec.Name, "bucket", b.n, "why", err)
+		b.say(err.Error())
 		if wait(ctx, pause) != nil {
 			return
 		}
@@ -86,44 +92,97 @@ func (b *bucket) say(reason string) {
 	}
 }
 
-// hold fences, reads back and copies, until something asks for a new epoch.
+// holding is one spell of ownership: from a takeover of the transactional id
+// until somebody else has it, or the cluster has forgotten it.
+type holding struct {
+	ctx    context.Context
+	cancel context.CancelFunc
+	wg     sync.WaitGroup
+	// served are the lanes that were shut in this spell, with the identity they
+	// may write under; those of one bucket may have different epochs.
+	served map[*lane]wire.Producer
+}
+
+// awayEvery is how often a partition that is away is looked for.
+const awayEvery = time.Second
+
+// hold takes the bucket over and serves its lanes, each as soon as its
+// partition is there, until something ends its right to write.
 func (b *bucket) hold(ctx context.Context) error {
-	select { // what was asked for before is answered by what follows
-	case <-b.poke:
-	default:
-	}
-	lanes, err := b.take(ctx)
-	if err != nil {
-		return err
-	}
-	if len(lanes) > 0 {
-		f, err := b.fence(ctx, lanes)
+	h := &holding{served: map[*lane]wire.Producer{}}
+	h.ctx, h.cancel = context.WithCancel(ctx)
+	defer b.release(h)
+	b.takeAsked() // what was asked for before is answered by what follows
+	renew := time.NewTimer(b.c.renewal(ctx))
+	defer renew.Stop()
+	for {
+		away, err := b.serve(ctx, h)
 		if err != nil {
 			return err
 		}
-		inner, cancel := context.WithCancel(ctx)
-		var wg sync.WaitGroup
-		for _, l := range lanes {
-			wg.Go(func() { b.revive(inner, l, f) })
+		var back <-chan time.Time
+		if away > 0 {
+			back = time.After(awayEvery)
 		}
-		defer func() {
-			cancel()
-			wg.Wait()
-			for _, l := range lanes {
-				l.halt(Recovering, "")
+		select {
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-b.poke:
+		case <-back:
+		case <-renew.C:
+			again, err := b.keep(ctx, h)
+			if err != nil {
+				return err
 			}
-		}()
+			renew.Reset(again)
+		}
 	}
-	renew := time.NewTimer(b.c.renew)
-	defer renew.Stop()
-	select {
-	case <-ctx.Done():
-		return context.Cause(ctx)
-	case <-renew.C:
-		return nil
-	case why := <-b.poke:
-		return why
+}
+
+// release ends a spell: nothing of it writes any more.
+func (b *bucket) release(h *holding) {
+	h.cancel()
+	h.wg.Wait()
+	for l := range h.served {
+		l.halt(Recovering, "")
 	}
+}
+
+// serve shuts and reads back the lanes that wait for it and whose partitions
+// are there. It returns how many are away.
+func (b *bucket) serve(ctx context.Context, h *holding) (away int, err error) {
+	lanes, err := b.take(ctx)
+	if err != nil {
+		return 0, err
+	}
+	asked := b.takeAsked()
+	lanes = slices.DeleteFunc(lanes, func(l *lane) bool {
+		_, served := h.served[l]
+		return served && asked[l] == nil
+	})
+	if len(lanes) == 0 {
+		return 0, nil
+	}
+	f, err := b.probe(ctx, lanes)
+	if err != nil {
+		return 0, err
+	}
+	for l, why := range asked {
+		if !slices.Contains(f.lanes, l) {
+			b.refence(l, why)
+		}
+	}
+	if len(f.lanes) == 0 {
+		return len(lanes), nil
+	}
+	if err := b.fence(ctx, h, f); err != nil {
+		return 0, err
+	}
+	for _, l := range f.lanes {
+		h.served[l] = f.producer
+		h.wg.Go(func() { b.revive(h.ctx, l, f) })
+	}
+	return len(lanes) - len(f.lanes), nil
 }
 
 // take makes the lanes of the bucket that are not there yet and returns those
@@ -149,102 +208,6 @@ func (b *bucket) take(ctx context.Context) ([]*lane, error) {
 	return out, nil
 }
 
-// fence takes over the bucket's transactional id and shuts out whoever wrote
-// before, by an empty aborted transaction over all lanes' target partitions.
-func (b *bucket) fence(ctx context.Context, lanes []*lane) (*fence, error) {
-	c := b.c
-	if err := c.state.Refresh(ctx); err != nil {
-		return nil, err
-	}
-	f := &fence{before: map[starferry.TopicPartition]starferry.Offset{}}
-	tps := make([]starferry.TopicPartition, len(lanes))
-	for i, l := range lanes {
-		tps[i] = l.to
-	}
-	var err error
-	if f.source, f.target, err = c.metadata(ctx, lanes); err != nil {
-		return nil, err
-	}
-	if f.before, err = c.tgt.Offsets(ctx, tps, wire.Latest); err != nil && len(f.before) == 0 {
-		return nil, fmt.Errorf("find ends on %s: %w", c.spec.Target, err)
-	}
-	if f.producer, err = b.producer(ctx); err != nil {
-		return nil, err
-	}
-	if f.pids, err = b.claim(ctx, f.producer); err != nil {
-		return nil, err
-	}
-	if !c.lease.Valid() {
-		return nil, errLease
-	}
-	txid := c.spec.txid(b.n)
-	if err := again(ctx, func() error { return c.tgt.AddPartitionsToTxn(ctx, txid, f.producer, tps) }); err != nil {
-		return nil, b.disowned(fmt.Errorf("fence bucket %d on %s: %w", b.n, c.spec.Target, err))
-	}
-	if err := again(ctx, func() error { return c.tgt.EndTxn(ctx, txid, f.producer, false) }); err != nil {
-		return nil, b.disowned(fmt.Errorf("fence bucket %d on %s: %w", b.n, c.spec.Target, err))
-	}
-	return f, nil
-}
-
-// errLease says that the shard's lease has run out.
-var errLease = errors.New("the shard's lease has run out: it writes nothing until NATS has renewed it")
-
-// producer takes a new epoch of the bucket's transactional id. Who still holds
-// it says so, and learns by the answer if somebody else has come.
-func (b *bucket) producer(ctx context.Context) (wire.Producer, error) {
-	if !b.c.lease.Valid() {
-		return wire.Producer{}, errLease
-	}
-	var p wire.Producer
-	err := again(ctx, func() (err error) {
-		p, err = b.c.tgt.InitProducer(ctx, b.c.spec.txid(b.n), time.Minute, b.own)
-		if errors.Is(err, wire.ErrNoAnswer) {
-			b.own = wire.Producer{ID: -1, Epoch: -1}
-		}
-		return err
-	})
-	if err != nil {
-		return p, b.disowned(fmt.Errorf("take over bucket %d on %s: %w", b.n, b.c.spec.Target, err))
-	}
-	b.own = p
-	return p, nil
-}
-
-// disowned forgets the producer after any failure: the next try is a takeover.
-func (b *bucket) disowned(err error) error {
-	b.own = wire.Producer{ID: -1, Epoch: -1}
-	if errors.Is(err, kafka.TransactionalIDAuthorizationFailed) {
-		return fmt.Errorf("%w: allow the principal to write transactional ids with prefix starferry. on this cluster", err)
-	}
-	return err
-}
-
-// claim writes down that the bucket uses a producer id, and returns all ids the
-// link has used. An id that comes unasked, while another stands, fences nothing:
-// the old one is waited out.
-func (b *bucket) claim(ctx context.Context, p wire.Producer) (map[int64]bool, error) {
-	c := b.c
-	all, own := c.state.PIDs(c.spec.Name, b.n)
-	if len(own) > 0 && !own[p.ID] {
-		last := time.UnixMilli(c.state.LastSign(c.spec.Name, own))
-		left := min(c.unfenced, time.Until(last.Add(c.renew+c.unfenced)))
-		if left > 0 {
-			reason := fmt.Sprintf("the cluster has forgotten the bucket's producer id (it was %v): waiting %v until no connection of an owner before can live", pidList(own), left.Round(time.Second))
-			c.log.Warn("unfenced producer id", "link", c.spec.Name, "bucket", b.n, "was", pidList(own), "now", p.ID, "wait", left)
-			b.say(reason)
-			if err := wait(ctx, left); err != nil {
-				return nil, err
-			}
-		}
-	}
-	if err := c.state.Claim(ctx, claim{Link: c.spec.Name, Bucket: b.n, PID: p.ID, At: time.Now().UnixMilli()}); err != nil {
-		return nil, err
-	}
-	all[p.ID] = true
-	return all, nil
-}
-
 // revive reads a lane back and lets it copy, however long its partition takes
 // to come back.
 func (b *bucket) revive(ctx context.Context, l *lane, f *fence) {
@@ -257,6 +220,10 @@ func (b *bucket) revive(ctx context.Context, l *lane, f *fence) {
 			return
 		case errors.As(err, &h):
 			l.stop(err)
+			return
+		}
+		if errors.Is(err, errNoMarker) {
+			b.refence(l, err)
 			return
 		}
 		l.note(Recovering, err.Error())

@@ -33,6 +33,7 @@ type copier struct {
 	log      *slog.Logger
 	unfenced time.Duration
 	renew    time.Duration
+	expiry   expiry        // of the target; zero: not read yet
 	limiter  *rate.Limiter // nil: no limit
 
 	ctx    context.Context
@@ -147,7 +148,7 @@ func (c *copier) refresh(ctx context.Context) {
 	}
 	for _, r := range changed {
 		if !r.has(lanes) {
-			r.bump(errLanes)
+			r.look()
 		}
 	}
 }
@@ -297,8 +298,7 @@ func (c *copier) lanesOf(ctx context.Context, bucket int) ([]starferry.TopicPart
 	}
 }
 
-// metadata reads both clusters' metadata of the lanes' topics, and fails if a
-// target partition is missing: one that is would fail the whole fence.
+// metadata reads both clusters' metadata of the lanes' topics.
 func (c *copier) metadata(ctx context.Context, lanes []*lane) (src, tgt *wire.Metadata, err error) {
 	from, to := map[starferry.Topic]bool{}, map[starferry.Topic]bool{}
 	for _, l := range lanes {
@@ -309,11 +309,6 @@ func (c *copier) metadata(ctx context.Context, lanes []*lane) (src, tgt *wire.Me
 	}
 	if tgt, err = c.tgt.Metadata(ctx, slices.Sorted(maps.Keys(to))...); err != nil {
 		return nil, nil, fmt.Errorf("look up topics on %s: %w", c.spec.Target, err)
-	}
-	for _, l := range lanes {
-		if int(l.to.Partition) >= len(tgt.Topics[l.to.Topic].Partitions) {
-			return nil, nil, fmt.Errorf("%s has no partition %s: create it, or ask for the link again", c.spec.Target, l.to)
-		}
 	}
 	return src, tgt, nil
 }

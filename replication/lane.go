@@ -279,7 +279,7 @@ func (l *lane) applyLocked() {
 	for _, e := range done {
 		if err := appendEntry(l.omap, e); err != nil {
 			l.haltLocked(Recovering, err.Error())
-			l.bucket.bump(fmt.Errorf("map of %s: %w", l.tp, err))
+			l.bucket.refence(l, fmt.Errorf("map of %s: %w", l.tp, err))
 			return
 		}
 		l.copied += int64(e.records)

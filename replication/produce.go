@@ -244,7 +244,7 @@ func (c *copier) doubt(p parcel, at starferry.Offset, err error) {
 		return
 	}
 	l.halt(Recovering, err.Error())
-	l.bucket.bump(err)
+	l.bucket.refence(l, err)
 }
 
 func newProduce() *kmsg.ProduceRequest {

@@ -1,13 +1,13 @@
 package replication
 
 import (
+	"bytes"
 	"context"
 	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
-
-	"bytes"
+	"time"
 
 	"github.com/segmentio/kafka-go"
 
@@ -16,15 +16,6 @@ import (
 	"github.com/starferry/starferry/replication/batch"
 	"github.com/starferry/starferry/replication/offsetmap"
 )
-
-// fence is what a bucket's owner knows after it has shut out the one before it.
-type fence struct {
-	producer wire.Producer
-	pids     map[int64]bool                                // ever used by this link on this cluster
-	before   map[starferry.TopicPartition]starferry.Offset // target ends before the marker
-	source   *wire.Metadata
-	target   *wire.Metadata
-}
 
 // halting is an error that a lane does not get over by itself.
 type halting struct{ error }
@@ -239,8 +230,16 @@ func (r *readback) fresh(ctx context.Context, target starferry.Offset) error {
 	return r.m.Reset(starts[tp], target)
 }
 
+// errNoMarker says that a fence's marker has been lost, by an unclean election
+// for one: the lane is fenced anew.
+var errNoMarker = errors.New("the fence's marker does not come")
+
+// markerWithin is how long a marker is waited for at the end of the log.
+const markerWithin = 30 * time.Second
+
 // scan reads the target log until the fence's marker and returns its offset.
 func (r *readback) scan(ctx context.Context, at starferry.Offset) (starferry.Offset, error) {
+	late := time.Now().Add(markerWithin)
 	for {
 		p, err := fetchOnce(ctx, r.l.c.tgt, r.l.to, at, glance{waitMS: 20, maxBytes: 4 << 20})
 		if errors.Is(err, kafka.OffsetOutOfRange) && p != nil && starferry.Offset(p.LogStartOffset) > at {
@@ -252,6 +251,11 @@ func (r *readback) scan(ctx context.Context, at starferry.Offset) (starferry.Off
 		}
 		r.start = starferry.Offset(p.LogStartOffset)
 		set := p.RecordBatches
+		if len(set) > 0 {
+			late = time.Now().Add(markerWithin)
+		} else if time.Now().After(late) {
+			return 0, fmt.Errorf("read back: %w", errNoMarker)
+		}
 		for {
 			b, rest, err := batch.Next(set)
 			if errors.Is(err, io.EOF) || errors.Is(err, batch.ErrTruncated) {

@@ -242,14 +242,8 @@ func (s *stateLog) LastSign(link starferry.LinkName, pids map[int64]bool) int64 
 	return last
 }
 
-// Claim writes a claim, unless it stands already.
-func (s *stateLog) Claim(ctx context.Context, c claim) error {
-	s.mu.Lock()
-	_, stands := s.claims[c.key()]
-	s.mu.Unlock()
-	if stands {
-		return nil
-	}
+// Sign writes a claim, or says anew that its owner lives.
+func (s *stateLog) Sign(ctx context.Context, c claim) error {
 	return s.put(ctx, c.key(), c)
 }
 

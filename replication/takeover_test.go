@@ -184,7 +184,8 @@ func TestTheOldOwnerIsRefused(t *testing.T) {
 	c, _ := s.link(w.name())
 	l, _ := c.lane(tp)
 	old := l.producer
-	l.bucket.bump(errLanes)
+	l.halt(Recovering, "")
+	l.bucket.refence(l, errLease)
 	require.Eventually(t, func() bool {
 		l.mu.Lock()
 		defer l.mu.Unlock()

@@ -37,6 +37,7 @@ type BrokerOptions struct {
 	Heap       string   // of the JVM; default 512m
 	JVM        []string // more arguments of the JVM
 	Port       int      // of its listener; 0 takes a free one
+	ClusterID  string   // 16 bytes in base64; empty: a new one
 }
 
 // Broker is one Apache Kafka in KRaft mode, broker and controller in one
@@ -156,12 +157,16 @@ func (b *Broker) format(ctx context.Context) error {
 	if _, err := os.Stat(b.file("data/meta.properties")); err == nil {
 		return nil
 	}
-	id := make([]byte, 16)
-	if _, err := rand.Read(id); err != nil {
-		return err
+	cluster := b.opts.ClusterID
+	if cluster == "" {
+		id := make([]byte, 16)
+		if _, err := rand.Read(id); err != nil {
+			return err
+		}
+		id[0] &= 0x7f // an id must not begin with a dash, which the tool takes for an option
+		cluster = base64.RawURLEncoding.EncodeToString(id)
 	}
-	id[0] &= 0x7f // an id must not begin with a dash, which the tool takes for an option
-	cmd := b.java(ctx, "-Xmx256m", "kafka.tools.StorageTool", "format", "-t", base64.RawURLEncoding.EncodeToString(id), "-c", b.file("server.properties"))
+	cmd := b.java(ctx, "-Xmx256m", "kafka.tools.StorageTool", "format", "-t", cluster, "-c", b.file("server.properties"))
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return fmt.Errorf("format storage: %w: %s", err, strings.TrimSpace(string(out)))
 	}
