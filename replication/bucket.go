@@ -192,13 +192,15 @@ func (b *bucket) take(ctx context.Context) ([]*lane, error) {
 	if err != nil {
 		return nil, err
 	}
+	spec := b.c.wanted()
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	b.clean(spec)
 	var out []*lane
 	for _, tp := range tps {
 		l := b.lanes[tp]
 		if l == nil {
-			l = &lane{tp: tp, to: b.c.spec.targetPart(tp), bucket: b, c: b.c, state: Recovering, end: -1}
+			l = &lane{tp: tp, to: b.c.spec.targetPart(tp), bucket: b, c: b.c, attempt: spec.Attempt, state: Recovering, end: -1}
 			b.lanes[tp] = l
 		}
 		if l.status().State != Stopped {
@@ -247,6 +249,10 @@ func (b *bucket) reviveOnce(ctx context.Context, l *lane, f *fence) error {
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
+	if b.c.wanted().Paused {
+		l.rest(Paused, pausedReason)
+		return nil
+	}
 	l.start(f.producer, b.c.rulesOf(l.to.Topic))
 	return nil
 }
@@ -256,20 +262,25 @@ func (b *bucket) close() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	for _, l := range b.lanes {
-		l.halt(Unowned, "")
-		l.mu.Lock()
-		if l.omap != nil {
-			if err := l.omap.Close(); err != nil {
-				b.c.log.Warn("offset map not closed", "lane", l.tp, "err", err)
-			}
-			l.omap = nil
-		}
-		for _, w := range l.waiters {
-			close(w.done)
-		}
-		l.waiters = nil
-		l.mu.Unlock()
+		l.close()
 	}
+}
+
+// close ends a lane and lets its map go.
+func (l *lane) close() {
+	l.halt(Unowned, "")
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.omap != nil {
+		if err := l.omap.Close(); err != nil {
+			l.c.log.Warn("offset map not closed", "lane", l.tp, "err", err)
+		}
+		l.omap = nil
+	}
+	for _, w := range l.waiters {
+		close(w.done)
+	}
+	l.waiters = nil
 }
 
 func (b *bucket) lane(tp starferry.TopicPartition) *lane {

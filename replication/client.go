@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
+	"math"
 	"slices"
 	"sync"
 	"time"
@@ -61,164 +62,27 @@ func (c *Client) Close() error {
 type LinkStatus struct {
 	Spec  LinkSpec     `json:"spec"`
 	Lanes []LaneStatus `json:"lanes"` // in order
+
+	seen uint64 // the oldest revision of the spec that an owner works by
 }
 
 // State sums the lanes up, worst first: stopped, unowned, recovering, stalled,
-// copying; with the reason of the first lane in that state.
+// copying, paused, done; with the reason of the first lane in that state.
 func (s LinkStatus) State() (LaneState, string) {
-	if s.Spec.Paused {
-		return Stopped, "the link is paused"
-	}
-	for _, st := range []LaneState{Stopped, Unowned, Recovering, Stalled} {
+	for _, st := range []LaneState{Stopped, Unowned, Recovering, Stalled, Copying, Paused, Done} {
 		for _, l := range s.Lanes {
-			if l.State == st {
+			switch {
+			case l.State != st:
+			case st == Copying:
+				return st, ""
+			case st == Paused:
+				return st, l.Reason
+			default:
 				return st, l.Partition.String() + ": " + cmp.Or(l.Reason, string(st))
 			}
 		}
 	}
 	return Copying, ""
-}
-
-// Ensured is what Ensure did.
-type Ensured struct {
-	LinkStatus
-	Created bool              // the request made the link
-	Added   []starferry.Topic // the topics it added, all of them if it made the link
-}
-
-// Ensure makes a link, or adds topics to it: it creates the target topics,
-// writes the spec and returns when every lane is owned and past its recovery.
-// It does not wait for the copy. A repeated request with the same token says
-// the same again. Lanes that have stopped are tried once more.
-func (c *Client) Ensure(ctx context.Context, want LinkSpec) (Ensured, error) {
-	if want.Name == "" {
-		want.Name = starferry.LinkName(fmt.Sprintf("%s-to-%s", want.Source, want.Target))
-	}
-	if err := want.Check(); err != nil {
-		return Ensured{}, fmt.Errorf("ensure %w", err)
-	}
-	src, err := c.cluster(want.Source)
-	if err != nil {
-		return Ensured{}, fmt.Errorf("ensure link %s: %w", want.Name, err)
-	}
-	tgt, err := c.cluster(want.Target)
-	if err != nil {
-		return Ensured{}, fmt.Errorf("ensure link %s: %w", want.Name, err)
-	}
-	if err := makeTopics(ctx, src, tgt, want); err != nil {
-		return Ensured{}, fmt.Errorf("ensure link %s: %w", want.Name, err)
-	}
-	spec, err := c.put(ctx, want)
-	if err != nil {
-		return Ensured{}, fmt.Errorf("ensure link %s: %w", want.Name, err)
-	}
-	out := Ensured{Created: spec.AddedBy[""] == want.Token && (want.Token != "" || spec.made)}
-	for _, t := range spec.Topics {
-		if by, ok := spec.AddedBy[t]; ok && by == want.Token && (want.Token != "" || spec.fresh[t]) {
-			out.Added = append(out.Added, t)
-		}
-	}
-	out.LinkStatus, err = c.ready(ctx, spec)
-	return out, err
-}
-
-// put writes the spec by compare-and-set.
-func (c *Client) put(ctx context.Context, want LinkSpec) (LinkSpec, error) {
-	st, err := c.open(ctx)
-	if err != nil {
-		return want, err
-	}
-	for {
-		have, err := st.Link(ctx, want.Name)
-		made := errors.Is(err, errNoLink)
-		if err != nil && !made {
-			return want, err
-		}
-		next, err := c.widen(ctx, have, want, made)
-		if err != nil || next.Revision != 0 && !next.changed {
-			return next, err
-		}
-		next.Revision, err = st.PutLink(ctx, next)
-		if !errors.Is(err, errChanged) {
-			return next, err
-		}
-	}
-}
-
-// widen says what the spec has to be so that it covers what is wanted.
-func (c *Client) widen(ctx context.Context, have, want LinkSpec, made bool) (LinkSpec, error) {
-	if made {
-		next := want.normal()
-		next.AddedBy = map[starferry.Topic]string{"": want.Token}
-		next.made, next.changed, next.fresh = true, true, map[starferry.Topic]bool{}
-		for _, t := range next.Topics {
-			next.AddedBy[t], next.fresh[t] = want.Token, true
-		}
-		return next, nil
-	}
-	if have.Source != want.Source || have.Target != want.Target {
-		return have, fmt.Errorf("it leads from %s to %s already; choose another name", have.Source, have.Target)
-	}
-	if !maps.Equal(have.Rename, want.Rename) {
-		return have, fmt.Errorf("it copies under other names (rename %s), and what it has copied lies under those; ask for it with the same rename, or choose another name for the link", have.Rename)
-	}
-	next := have
-	next.AddedBy = maps.Clone(have.AddedBy)
-	if next.AddedBy == nil {
-		next.AddedBy = map[starferry.Topic]string{}
-	}
-	next.fresh = map[starferry.Topic]bool{}
-	next.Topics = slices.Clone(have.Topics)
-	for _, t := range want.Topics {
-		if !slices.Contains(next.Topics, t) {
-			next.Topics = append(next.Topics, t)
-			next.AddedBy[t], next.fresh[t] = want.Token, true
-			next.changed = true
-		}
-	}
-	if want.RateBytes != have.RateBytes {
-		next.RateBytes, next.changed = want.RateBytes, true
-	}
-	if have.Paused != want.Paused {
-		next.Paused, next.changed = want.Paused, true
-	}
-	if status, err := c.Status(ctx, have.Name); err == nil {
-		if slices.ContainsFunc(status.Lanes, func(l LaneStatus) bool { return l.State == Stopped }) {
-			next.Attempt++
-			next.changed = true
-		}
-	}
-	if err := next.Rename.collide(next.Topics); err != nil {
-		return have, err
-	}
-	return next.normal(), nil
-}
-
-// ready waits until every lane copies, or one of them has stopped.
-func (c *Client) ready(ctx context.Context, spec LinkSpec) (LinkStatus, error) {
-	var last LinkStatus
-	for first := true; ; first = false {
-		status, err := c.Status(ctx, spec.Name)
-		if err == nil {
-			last = status
-			if spec.Paused {
-				return status, nil
-			}
-			state, reason := status.State()
-			if status.Spec.Revision >= spec.Revision && len(status.Lanes) > 0 {
-				switch {
-				case state == Copying, state == Stalled:
-					return status, nil
-				case state == Stopped && !first:
-					return status, fmt.Errorf("link %s: lane %s", spec.Name, reason)
-				}
-			}
-			err = fmt.Errorf("%s: %s", state, reason)
-		}
-		if wait(ctx, 50*time.Millisecond) != nil {
-			return last, fmt.Errorf("link %s was written, and is not ready: %w (%w); are shards running?", spec.Name, err, ctx.Err())
-		}
-	}
 }
 
 // Links lists the specs of all links.
@@ -230,17 +94,6 @@ func (c *Client) Links(ctx context.Context) ([]LinkSpec, error) {
 	specs, err := st.Links(ctx)
 	slices.SortFunc(specs, func(a, b LinkSpec) int { return cmp.Compare(a.Name, b.Name) })
 	return specs, err
-}
-
-// Stop ends a link; its target topics stay, and so does what the target's
-// state topic knows: a link of the same name goes on where this one ended.
-// Stopping an unknown link is no error.
-func (c *Client) Stop(ctx context.Context, name starferry.LinkName) error {
-	st, err := c.open(ctx)
-	if err != nil {
-		return err
-	}
-	return st.DropLink(ctx, name)
 }
 
 // Status asks the shards about all lanes of a link.
@@ -257,25 +110,23 @@ func (c *Client) Status(ctx context.Context, name starferry.LinkName) (LinkStatu
 	if err != nil {
 		return LinkStatus{}, err
 	}
-	known, notes := c.askStatus(ctx, name, table)
+	known, notes, seen := c.askStatus(ctx, name, table)
 	lanes, ends, err := c.lanes(ctx, spec)
 	if err != nil {
 		return LinkStatus{}, err
 	}
-	out := LinkStatus{Spec: spec}
+	out := LinkStatus{Spec: spec, seen: seen}
 	for _, tp := range lanes {
 		n := spec.BucketOf(tp)
 		l, ok := known[tp]
 		if !ok {
-			l = LaneStatus{Partition: tp, Bucket: n, State: Unowned, SourceEnd: -1, SourceNext: -1, TargetNext: -1, Lag: -1}
+			l = LaneStatus{Partition: tp, Bucket: n, State: Unowned, SourceEnd: -1, SourceNext: -1, TargetNext: -1, Lag: -1, Until: -1}
 			l.Owner = ownerOf(table, n)
 			l.Reason = cmp.Or(notes[n], fmt.Sprintf("bucket %d has no owner", n))
 		}
 		if end, ok := ends[tp]; ok {
 			l.SourceEnd = end
-			if l.SourceNext >= 0 {
-				l.Lag = max(0, int64(end-l.SourceNext))
-			}
+			l.measure()
 		}
 		out.Lanes = append(out.Lanes, l)
 	}
@@ -290,11 +141,11 @@ func ownerOf(t Table, bucket int) ShardID {
 }
 
 // askStatus asks every owner, page by page. Notes tell for each bucket why
-// nothing is known of it.
-func (c *Client) askStatus(ctx context.Context, link starferry.LinkName, t Table) (map[starferry.TopicPartition]LaneStatus, map[int]string) {
+// nothing is known of it; seen is the oldest revision an owner works by.
+func (c *Client) askStatus(ctx context.Context, link starferry.LinkName, t Table) (known map[starferry.TopicPartition]LaneStatus, notes map[int]string, seen uint64) {
 	var mu sync.Mutex
 	var wg sync.WaitGroup
-	known, notes := map[starferry.TopicPartition]LaneStatus{}, map[int]string{}
+	known, notes, seen = map[starferry.TopicPartition]LaneStatus{}, map[int]string{}, math.MaxUint64
 	for s, buckets := range t.byShard() {
 		wg.Go(func() {
 			q := statusRequest{Link: link}
@@ -305,6 +156,7 @@ func (c *Client) askStatus(ctx context.Context, link starferry.LinkName, t Table
 					err = errors.New(r.Error)
 				}
 				mu.Lock()
+				seen = min(seen, r.Revision)
 				for _, n := range buckets {
 					switch {
 					case err != nil:
@@ -329,7 +181,7 @@ func (c *Client) askStatus(ctx context.Context, link starferry.LinkName, t Table
 		})
 	}
 	wg.Wait()
-	return known, notes
+	return known, notes, seen
 }
 
 func (t Table) byShard() map[ShardID][]int {
@@ -418,7 +270,7 @@ func (c *Client) translate(ctx context.Context, spec LinkSpec, table Table, d st
 		switch {
 		case !ok:
 			out.Missing[tp] = fmt.Sprintf("link %s copies no topic to %s", spec.Name, tp.Topic)
-		case !slices.Contains(spec.Topics, from.Topic):
+		case !spec.has(from.Topic):
 			out.Missing[tp] = fmt.Sprintf("topic %s is not on link %s", from.Topic, spec.Name)
 		case s == "":
 			out.Missing[tp] = fmt.Sprintf("bucket %d has no owner", n)

@@ -49,6 +49,8 @@ type copier struct {
 	ids      map[place]string           // topic ids, at first sight
 	trouble  error                      // why the lanes are not known
 	missing  map[place]bool             // topics that were not there at the last look
+	now      LinkSpec                   // as it is wanted now; see wanted
+	look     chan struct{}              // asks for a refresh
 }
 
 type running struct {
@@ -66,6 +68,7 @@ func newCopier(ctx context.Context, spec LinkSpec, s *Shard, src, tgt *wire.Clus
 		log: s.log, unfenced: s.cfg.UnfencedWait, renew: s.cfg.renew,
 		buckets: map[int]*running{}, fetchers: map[int32]*fetcher{}, senders: map[int32]*sender{},
 		rules: map[starferry.Topic]rules{}, ids: map[place]string{}, missing: map[place]bool{},
+		now: spec, look: make(chan struct{}, 1),
 	}
 	if spec.RateBytes > 0 {
 		c.limiter = rate.NewLimiter(rate.Limit(spec.RateBytes), int(max(spec.RateBytes, fetchBytes)))
@@ -124,6 +127,7 @@ func (c *copier) watch() {
 		case <-c.ctx.Done():
 			return
 		case <-tick.C:
+		case <-c.look:
 		}
 	}
 }
@@ -153,12 +157,18 @@ func (c *copier) refresh(ctx context.Context) {
 	}
 }
 
-// has reports whether the bucket knows all of its lanes.
+// has reports whether the bucket knows its lanes, all and no others.
 func (b *bucket) has(lanes []starferry.TopicPartition) bool {
+	spec := b.c.wanted()
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	for _, tp := range lanes {
-		if b.c.spec.BucketOf(tp) == b.n && b.lanes[tp] == nil {
+		if spec.BucketOf(tp) == b.n && b.lanes[tp] == nil {
+			return false
+		}
+	}
+	for tp := range b.lanes {
+		if !spec.has(tp.Topic) {
 			return false
 		}
 	}
@@ -168,19 +178,20 @@ func (b *bucket) has(lanes []starferry.TopicPartition) bool {
 // survey lists the link's lanes, stops those whose topic is gone or another one
 // now, and lets the target follow the source's partitions.
 func (c *copier) survey(ctx context.Context) ([]starferry.TopicPartition, error) {
-	src, err := c.src.Metadata(ctx, c.spec.Topics...)
+	spec := c.wanted()
+	src, err := c.src.Metadata(ctx, spec.Topics...)
 	if err != nil {
 		return nil, err
 	}
-	tgt, err := c.tgt.Metadata(ctx, c.spec.targets()...)
+	tgt, err := c.tgt.Metadata(ctx, spec.targets()...)
 	if err != nil {
 		return nil, err
 	}
-	if err := c.readRules(ctx); err != nil {
+	if err := c.readRules(ctx, spec); err != nil {
 		return nil, err
 	}
 	lanes := []starferry.TopicPartition{}
-	for _, t := range c.spec.Topics {
+	for _, t := range spec.Topics {
 		to := c.spec.TargetOf(t)
 		if !c.sameTopic(place{c.spec.Source, t}, t, src) || !c.sameTopic(place{c.spec.Target, to}, t, tgt) {
 			continue
@@ -314,8 +325,8 @@ func (c *copier) metadata(ctx context.Context, lanes []*lane) (src, tgt *wire.Me
 }
 
 // readRules reads what the target's topics accept.
-func (c *copier) readRules(ctx context.Context) error {
-	confs, err := c.tgt.TopicConfigs(ctx, c.spec.targets()...)
+func (c *copier) readRules(ctx context.Context, spec LinkSpec) error {
+	confs, err := c.tgt.TopicConfigs(ctx, spec.targets()...)
 	if err != nil && len(confs) == 0 {
 		return fmt.Errorf("read topic settings on %s: %w", c.spec.Target, err)
 	}

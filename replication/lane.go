@@ -21,6 +21,8 @@ const (
 	Copying    LaneState = "copying"
 	Stalled    LaneState = "stalled" // held up by a cluster; goes on by itself
 	Stopped    LaneState = "stopped" // does not go on by itself; Reason says why
+	Paused     LaneState = "paused"  // the link is paused
+	Done       LaneState = "done"    // copied up to where the link is to end
 )
 
 // lane is one partition on its way, inside the shard that owns its bucket.
@@ -32,6 +34,8 @@ type lane struct {
 	to     starferry.TopicPartition // on the target
 	bucket *bucket
 	c      *copier
+
+	attempt int64 // of the spec, when the lane was made
 
 	mu       sync.Mutex
 	state    LaneState
@@ -104,6 +108,14 @@ func (l *lane) start(p wire.Producer, r rules) {
 	l.wake()
 	l.mu.Unlock()
 	l.c.route(l, 0)
+}
+
+// rest leaves a recovered lane as it is: nothing is copied, and the map answers.
+func (l *lane) rest(s LaneState, reason string) {
+	l.halt(s, reason)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.wake()
 }
 
 // halt ends a lane's term; nothing more is fetched or sent.
@@ -352,6 +364,20 @@ type LaneStatus struct {
 	// Lag is how many source offsets are not copied yet; -1: not known.
 	Lag    int64 `json:"lag"`
 	Copied int64 `json:"copied"` // records, since this shard took the lane
+	// Until is the source offset before which the copy ends; -1: it does not.
+	Until starferry.Offset `json:"until"`
+}
+
+// measure says how far the copy is behind, once both ends are known.
+func (s *LaneStatus) measure() {
+	if s.SourceNext < 0 || s.SourceEnd < 0 {
+		return
+	}
+	end := s.SourceEnd
+	if s.Until >= 0 {
+		end = min(end, s.Until)
+	}
+	s.Lag = max(0, int64(end-s.SourceNext))
 }
 
 func (l *lane) status() LaneStatus {
@@ -359,13 +385,11 @@ func (l *lane) status() LaneStatus {
 	defer l.mu.Unlock()
 	s := LaneStatus{
 		Partition: l.tp, Bucket: l.bucket.n, Owner: l.c.shard, State: l.state, Reason: l.reason,
-		SourceEnd: l.end, SourceNext: -1, TargetNext: -1, Lag: -1, Copied: l.copied,
+		SourceEnd: l.end, SourceNext: -1, TargetNext: -1, Lag: -1, Copied: l.copied, Until: -1,
 	}
 	if l.omap != nil && l.omap.Begun() {
 		s.SourceNext, s.TargetNext = l.omap.Next()
-		if l.end >= 0 {
-			s.Lag = max(0, int64(l.end-s.SourceNext))
-		}
+		s.measure()
 	}
 	return s
 }

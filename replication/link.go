@@ -3,6 +3,7 @@ package replication
 import (
 	"fmt"
 	"hash/fnv"
+	"maps"
 	"regexp"
 	"slices"
 
@@ -15,27 +16,36 @@ const DefaultBuckets = 64
 // maxBuckets bounds a table, which travels as one value.
 const maxBuckets = 1024
 
+// specVersion is of the specs that this version writes and understands.
+const specVersion = 2
+
 // LinkSpec is what is wanted of a link. It is stored in JetStream, under the
 // link's name, and changed by compare-and-set.
+//
+// Rename, From, Until, Sample and Scrub decide what becomes of a source offset.
+// They are fixed when the link is made: another answer later would contradict
+// the map, which counts.
 type LinkSpec struct {
 	Version int                   `json:"v"`
 	Name    starferry.LinkName    `json:"name"`
 	Source  starferry.ClusterName `json:"source"`
 	Target  starferry.ClusterName `json:"target"`
 	Topics  []starferry.Topic     `json:"topics"` // in order, no duplicates
-	// Rename says what they are called on the target; it is fixed when the link
-	// is made.
+	// Rename says what they are called on the target.
 	Rename Rename `json:"rename,omitempty"`
 	// Buckets is fixed when the link is made: it decides which transactional id
 	// stands behind a lane. 0 means DefaultBuckets.
 	Buckets int `json:"buckets"`
 	// RateBytes limits the copy of each shard, bytes per second; 0: no limit.
 	RateBytes int64 `json:"rate_bytes,omitempty"`
-	// Paused keeps the link and copies nothing.
+	// Paused keeps the link and copies nothing; translations are answered. It is
+	// changed by Pause, Resume and Drain.
 	Paused bool `json:"paused,omitempty"`
 	// Attempt grows when somebody asks for the link again: lanes that have
 	// stopped then try once more.
 	Attempt int64 `json:"attempt,omitempty"`
+	// Made is when the link was made, Unix milliseconds.
+	Made int64 `json:"made,omitempty"`
 	// Token is that of a request, so that a repeated one knows its own work again.
 	Token string `json:"token,omitempty"`
 	// AddedBy says by which token each topic was added; the entry of the empty
@@ -84,7 +94,7 @@ func (s LinkSpec) Check() error {
 
 // normal returns the spec with defaults filled in and topics in order.
 func (s LinkSpec) normal() LinkSpec {
-	s.Version = 1
+	s.Version = specVersion
 	if s.Buckets == 0 {
 		s.Buckets = DefaultBuckets
 	}
@@ -92,6 +102,19 @@ func (s LinkSpec) normal() LinkSpec {
 	slices.Sort(s.Topics)
 	s.Topics = slices.Compact(s.Topics)
 	return s
+}
+
+// has reports whether a source topic is on the link.
+func (s LinkSpec) has(t starferry.Topic) bool {
+	_, ok := slices.BinarySearch(s.Topics, t)
+	return ok
+}
+
+// follows reports whether a shard that runs s can go over to next without
+// beginning anew.
+func (s LinkSpec) follows(next LinkSpec) bool {
+	return s.Made == next.Made && s.Source == next.Source && s.Target == next.Target && s.Buckets == next.Buckets &&
+		s.RateBytes == next.RateBytes && maps.Equal(s.Rename, next.Rename)
 }
 
 // BucketOf says which bucket a lane belongs to. The partitions of one topic

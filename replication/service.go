@@ -31,6 +31,8 @@ type statusReply struct {
 	Lanes []LaneStatus `json:"lanes"`
 	More  bool         `json:"more,omitempty"`
 	Error string       `json:"error,omitempty"`
+	// Revision of the spec that the shard works by.
+	Revision uint64 `json:"revision"`
 	// Notes tell of buckets whose lanes are not known yet.
 	Notes map[int]string `json:"notes,omitempty"`
 }
@@ -120,7 +122,7 @@ func (s *Shard) answerStatus(_ context.Context, data []byte) any {
 	}
 	lanes := c.all()
 	slices.SortFunc(lanes, func(a, b *lane) int { return a.tp.Compare(b.tp) })
-	var out statusReply
+	out := statusReply{Revision: c.wanted().Revision}
 	for _, l := range lanes {
 		if q.After.Topic != "" && l.tp.Compare(q.After) <= 0 {
 			continue
@@ -259,8 +261,8 @@ func (c *copier) translate(t *starferry.Translation, d starferry.Direction, tp s
 		t.Missing[tp] = fmt.Sprintf("the place of offset %d cannot be proven", p.Next)
 	case got.Answer.Status == starferry.BeforeStart:
 		t.Missing[tp] = fmt.Sprintf("offset %d is older than what the map remembers", p.Next)
-	case got.Behind > 0 && state == Stopped:
-		t.Missing[tp] = "lane has stopped: " + reason
+	case got.Behind > 0 && (state == Stopped || state == Paused || state == Done):
+		t.Missing[tp] = fmt.Sprintf("the copy is %s %d offsets before it: %s", state, got.Behind, reason)
 	default:
 		t.Cut[c.spec.answerOf(d, from)] = got.Place
 		if got.Behind > 0 {

@@ -256,9 +256,6 @@ func (s *Shard) settle(ctx context.Context) error {
 	}
 	wanted := map[starferry.LinkName]bool{}
 	for _, spec := range specs {
-		if spec.Paused {
-			continue
-		}
 		wanted[spec.Name] = true
 		if err := s.settleLink(ctx, short, spec, live); err != nil {
 			s.log.Warn("link not taken up", "link", spec.Name, "err", err)
@@ -305,7 +302,7 @@ func (s *Shard) settleLink(ctx, short context.Context, spec LinkSpec, live []Sha
 	}
 	mine := table.mine(s.cfg.ID)
 	c := s.running()[spec.Name]
-	if c != nil && c.spec.Revision != spec.Revision {
+	if c != nil && !c.update(spec) {
 		s.forget(spec.Name, c)
 		c = nil
 	}

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"sync"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -28,6 +29,17 @@ const DefaultLeaseTTL = 6 * time.Second
 // and who is alive. All of it may be emptied; links are then asked for again.
 type store struct {
 	links, owners, shards jetstream.KeyValue
+	maxValue              int // bytes that NATS takes
+
+	mu    sync.Mutex
+	specs map[starferry.LinkName]readSpec // decoded last
+}
+
+// readSpec is a spec as it stood in an entry. Revisions begin again when the
+// bucket is made anew, so the time belongs to it.
+type readSpec struct {
+	spec LinkSpec
+	at   time.Time
 }
 
 // openStore makes the buckets where they are missing. The time to live of the
@@ -37,7 +49,7 @@ func openStore(ctx context.Context, nc *nats.Conn, ttl time.Duration) (*store, e
 	if err != nil {
 		return nil, fmt.Errorf("open links: %w", err)
 	}
-	s := &store{}
+	s := &store{maxValue: int(nc.MaxPayload()) - 512, specs: map[starferry.LinkName]readSpec{}} // headers travel too
 	for _, b := range []struct {
 		kv  *jetstream.KeyValue
 		cfg jetstream.KeyValueConfig
@@ -63,13 +75,28 @@ var errNoLink = errors.New("no such link")
 
 // Link reads one spec.
 func (s *store) Link(ctx context.Context, name starferry.LinkName) (LinkSpec, error) {
-	var spec LinkSpec
-	rev, err := read(ctx, s.links, string(name), &spec)
+	e, err := s.links.Get(ctx, string(name))
 	if errors.Is(err, jetstream.ErrKeyNotFound) {
-		return spec, fmt.Errorf("link %s: %w", name, errNoLink)
+		return LinkSpec{}, fmt.Errorf("link %s: %w", name, errNoLink)
 	}
-	spec.Revision = rev
-	return spec, err
+	if err != nil {
+		return LinkSpec{}, fmt.Errorf("read %s of %s: %w", name, s.links.Bucket(), err)
+	}
+	s.mu.Lock()
+	last := s.specs[name]
+	s.mu.Unlock()
+	if last.spec.Revision == e.Revision() && last.at.Equal(e.Created()) {
+		return last.spec, nil
+	}
+	spec, err := decodeSpec(e.Value())
+	if err != nil {
+		return spec, fmt.Errorf("read %s of %s: %w; the value is damaged or of another version of starferry: stop the link and ask for it again", name, s.links.Bucket(), err)
+	}
+	spec.Revision = e.Revision()
+	s.mu.Lock()
+	s.specs[name] = readSpec{spec, e.Created()}
+	s.mu.Unlock()
+	return spec, nil
 }
 
 // Links reads all specs.
@@ -94,7 +121,15 @@ func (s *store) Links(ctx context.Context) ([]LinkSpec, error) {
 
 // PutLink writes a spec over the revision it was read at.
 func (s *store) PutLink(ctx context.Context, spec LinkSpec) (uint64, error) {
-	return write(ctx, s.links, string(spec.Name), spec.Revision, spec)
+	b, err := encodeSpec(spec)
+	if err != nil {
+		return 0, fmt.Errorf("write %s of %s: %w", spec.Name, s.links.Bucket(), err)
+	}
+	if len(b) > s.maxValue {
+		return 0, fmt.Errorf("link %s: its %d topics take %d bytes, and NATS takes %d in a value: share the topics between several links, or raise max_payload of NATS",
+			spec.Name, len(spec.Topics), len(b), s.maxValue)
+	}
+	return put(ctx, s.links, string(spec.Name), spec.Revision, b)
 }
 
 // DropLink forgets a link and its table.
@@ -175,7 +210,10 @@ func write(ctx context.Context, kv jetstream.KeyValue, key string, at uint64, v 
 	if err != nil {
 		return 0, fmt.Errorf("write %s of %s: %w", key, kv.Bucket(), err)
 	}
-	var rev uint64
+	return put(ctx, kv, key, at, b)
+}
+
+func put(ctx context.Context, kv jetstream.KeyValue, key string, at uint64, b []byte) (rev uint64, err error) {
 	if at == 0 {
 		rev, err = kv.Create(ctx, key, b)
 	} else {

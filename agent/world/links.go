@@ -28,8 +28,9 @@ type Links struct {
 }
 
 var (
-	_ builtins.Copier = (*Links)(nil)
-	_ fleet.Copies    = copies{}
+	_ builtins.Copier   = (*Links)(nil)
+	_ builtins.Narrower = (*Links)(nil)
+	_ fleet.Copies      = copies{}
 )
 
 // copies is Links as the fleet sees them.
@@ -105,7 +106,7 @@ func describe(s replication.LinkStatus) builtins.LinkInfo {
 	switch state {
 	case replication.Recovering, replication.Unowned:
 		info.State = "starting"
-	case replication.Stalled, replication.Stopped, replication.Copying:
+	case replication.Stalled, replication.Stopped, replication.Copying, replication.Paused, replication.Done:
 	}
 	return info
 }
@@ -125,7 +126,7 @@ func (l *Links) LinkLag(ctx context.Context, name starferry.LinkName) (builtins.
 			lag.Stalled[lane.Partition] = lane.Reason
 		}
 		switch {
-		case lane.State == replication.Stopped:
+		case lane.State == replication.Stopped, lane.State == replication.Paused && lane.Lag > 0:
 			lag.Stopped[lane.Partition] = lane.Reason
 		case lane.Lag < 0 || lane.State == replication.Unowned:
 			reason := string(lane.State)
@@ -156,6 +157,29 @@ func notFound(name starferry.LinkName, err error) error {
 // Stop implements builtins.Copier.
 func (l *Links) Stop(ctx context.Context, name starferry.LinkName) error {
 	return l.client.Stop(ctx, name)
+}
+
+// Narrow implements builtins.Narrower.
+func (l *Links) Narrow(ctx context.Context, name starferry.LinkName, topics []starferry.Topic) error {
+	return notFound(name, l.client.Narrow(ctx, name, topics))
+}
+
+// Pause stops the copy of a link that stays; translations go on being answered.
+func (l *Links) Pause(ctx context.Context, name starferry.LinkName) (replication.LinkStatus, error) {
+	s, err := l.client.Pause(ctx, name)
+	return s, notFound(name, err)
+}
+
+// Resume lets a paused link copy again.
+func (l *Links) Resume(ctx context.Context, name starferry.LinkName) (replication.LinkStatus, error) {
+	s, err := l.client.Resume(ctx, name)
+	return s, notFound(name, err)
+}
+
+// Drain copies what the source holds now, then pauses.
+func (l *Links) Drain(ctx context.Context, name starferry.LinkName, progress func(replication.Drained)) (replication.LinkStatus, error) {
+	s, err := l.client.Drain(ctx, name, progress)
+	return s, notFound(name, err)
 }
 
 // Ends implements fleet.Copies.
@@ -194,8 +218,10 @@ func (l copies) Health(ctx context.Context, name starferry.LinkName, topics []st
 	for _, lane := range s.Lanes {
 		switch {
 		case !slices.Contains(topics, lane.Partition.Topic):
-		case lane.State == replication.Stopped:
+		case lane.State == replication.Stopped, lane.State == replication.Paused && lane.Lag > 0:
 			h.Stopped[lane.Partition] = lane.Reason
+		case lane.State == replication.Paused || lane.State == replication.Done:
+			h.Lag[lane.Partition] = lane.Lag
 		case lane.Lag < 0 || lane.State != replication.Copying:
 			h.Lag[lane.Partition] = max(lane.Lag, farBehind)
 		default:

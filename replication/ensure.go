@@ -1,0 +1,150 @@
+package replication
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"time"
+
+	"github.com/starferry/starferry"
+)
+
+// Ensured is what Ensure did.
+type Ensured struct {
+	LinkStatus
+	Created bool              // the request made the link
+	Added   []starferry.Topic // the topics it added, all of them if it made the link
+}
+
+// Ensure makes a link, or adds topics to it: it creates the target topics,
+// writes the spec and returns when every lane is owned and past its recovery.
+// It does not wait for the copy. A repeated request with the same token says
+// the same again. Lanes that have stopped are tried once more; a link that is
+// paused stays so.
+func (c *Client) Ensure(ctx context.Context, want LinkSpec) (Ensured, error) {
+	if want.Name == "" {
+		want.Name = starferry.LinkName(fmt.Sprintf("%s-to-%s", want.Source, want.Target))
+	}
+	if err := want.Check(); err != nil {
+		return Ensured{}, fmt.Errorf("ensure %w", err)
+	}
+	src, err := c.cluster(want.Source)
+	if err != nil {
+		return Ensured{}, fmt.Errorf("ensure link %s: %w", want.Name, err)
+	}
+	tgt, err := c.cluster(want.Target)
+	if err != nil {
+		return Ensured{}, fmt.Errorf("ensure link %s: %w", want.Name, err)
+	}
+	if err := makeTopics(ctx, src, tgt, want); err != nil {
+		return Ensured{}, fmt.Errorf("ensure link %s: %w", want.Name, err)
+	}
+	spec, err := c.put(ctx, want)
+	if err != nil {
+		return Ensured{}, fmt.Errorf("ensure link %s: %w", want.Name, err)
+	}
+	out := Ensured{Created: spec.AddedBy[""] == want.Token && (want.Token != "" || spec.made)}
+	for _, t := range spec.Topics {
+		if by, ok := spec.AddedBy[t]; ok && by == want.Token && (want.Token != "" || spec.fresh[t]) {
+			out.Added = append(out.Added, t)
+		}
+	}
+	out.LinkStatus, err = c.ready(ctx, spec)
+	return out, err
+}
+
+// put writes the spec by compare-and-set.
+func (c *Client) put(ctx context.Context, want LinkSpec) (LinkSpec, error) {
+	st, err := c.open(ctx)
+	if err != nil {
+		return want, err
+	}
+	for {
+		have, err := st.Link(ctx, want.Name)
+		made := errors.Is(err, errNoLink)
+		if err != nil && !made {
+			return want, err
+		}
+		next, err := c.widen(ctx, have, want, made)
+		if err != nil || next.Revision != 0 && !next.changed {
+			return next, err
+		}
+		next.Revision, err = st.PutLink(ctx, next)
+		if !errors.Is(err, errChanged) {
+			return next, err
+		}
+	}
+}
+
+// widen says what the spec has to be so that it covers what is wanted.
+func (c *Client) widen(ctx context.Context, have, want LinkSpec, made bool) (LinkSpec, error) {
+	if made {
+		next := want.normal()
+		next.Made = time.Now().UnixMilli()
+		next.AddedBy = map[starferry.Topic]string{"": want.Token}
+		next.made, next.changed, next.fresh = true, true, map[starferry.Topic]bool{}
+		for _, t := range next.Topics {
+			next.AddedBy[t], next.fresh[t] = want.Token, true
+		}
+		return next, nil
+	}
+	if have.Source != want.Source || have.Target != want.Target {
+		return have, fmt.Errorf("it leads from %s to %s already; choose another name", have.Source, have.Target)
+	}
+	if !maps.Equal(have.Rename, want.Rename) {
+		return have, fmt.Errorf("it copies under other names (rename %s), and what it has copied lies under those; ask for it with the same rename, or choose another name for the link", have.Rename)
+	}
+	next := have
+	next.AddedBy = maps.Clone(have.AddedBy)
+	if next.AddedBy == nil {
+		next.AddedBy = map[starferry.Topic]string{}
+	}
+	next.fresh = map[starferry.Topic]bool{}
+	next.Topics = slices.Clone(have.Topics)
+	for _, t := range want.Topics {
+		if !have.has(t) && !next.fresh[t] {
+			next.Topics = append(next.Topics, t)
+			next.AddedBy[t], next.fresh[t] = want.Token, true
+			next.changed = true
+		}
+	}
+	if want.RateBytes != have.RateBytes {
+		next.RateBytes, next.changed = want.RateBytes, true
+	}
+	if status, err := c.Status(ctx, have.Name); err == nil {
+		if slices.ContainsFunc(status.Lanes, func(l LaneStatus) bool { return l.State == Stopped }) {
+			next.Attempt++
+			next.changed = true
+		}
+	}
+	if err := next.Rename.collide(next.Topics); err != nil {
+		return have, err
+	}
+	return next.normal(), nil
+}
+
+// ready waits until every lane copies, or one of them has stopped.
+func (c *Client) ready(ctx context.Context, spec LinkSpec) (LinkStatus, error) {
+	var last LinkStatus
+	for {
+		status, err := c.Status(ctx, spec.Name)
+		if err == nil {
+			last = status
+			state, reason := status.State()
+			if status.seen >= spec.Revision && len(status.Lanes) > 0 {
+				switch state {
+				case Copying, Stalled, Paused, Done:
+					return status, nil
+				case Stopped:
+					return status, fmt.Errorf("link %s: lane %s", spec.Name, reason)
+				}
+			}
+			err = fmt.Errorf("%s: %s", state, reason)
+		}
+		if wait(ctx, 50*time.Millisecond) != nil {
+			return last, fmt.Errorf("link %s was written, and is not ready: %w (%w); are shards running?", spec.Name, err, ctx.Err())
+		}
+	}
+}
