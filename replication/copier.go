@@ -8,6 +8,7 @@ import (
 	"maps"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -338,6 +339,7 @@ func (c *copier) readRules(ctx context.Context, spec LinkSpec) error {
 			r.limits.Batch = n
 		}
 		r.brokerTime = conf["message.timestamp.type"].Value == "LogAppendTime"
+		r.compacted = strings.Contains(conf["cleanup.policy"].Value, "compact")
 		c.rules[t] = r
 	}
 	return nil

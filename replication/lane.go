@@ -188,9 +188,14 @@ func (l *lane) take() (e *entry, term uint64) {
 	if !l.active {
 		return nil, 0
 	}
-	e = l.pipe.take()
-	if e != nil {
-		batch.Stamp(e.batch, l.producer.ID, l.producer.Epoch, e.seq)
+	if !l.rules.compacted && l.pipe.waitingToSend() {
+		l.c.budget.take(l.pipe.merge(l.rules.limits.Batch))
+	}
+	again := false
+	if e, again = l.pipe.take(); e != nil {
+		if !again { // a repetition is the same to the byte
+			batch.Stamp(e.batch, l.producer.ID, l.producer.Epoch, e.seq)
+		}
 		l.kickLocked()
 	}
 	return e, l.term

@@ -19,6 +19,8 @@ type entry struct {
 	batch   []byte
 	records int32
 	passed  bool  // forwarded without being opened
+	alone   bool  // not to be merged
+	epoch   int32 // of the source's leader that appended it
 	seq     int32 // base sequence, once stamped
 	stamped bool
 	phase   phase
@@ -64,24 +66,24 @@ func (p *pipeline) add(e *entry) {
 	p.queue = append(p.queue, e)
 }
 
-// take returns the next entry to send, or nil.
-func (p *pipeline) take() *entry {
+// take returns the next entry to send, or nil, and whether it was sent before.
+func (p *pipeline) take() (e *entry, again bool) {
 	if p.halt || p.out >= p.window {
-		return nil
+		return nil, false
 	}
 	for _, e := range p.queue {
 		if e.phase != waiting {
 			continue
 		}
-		if !e.stamped {
+		if again = e.stamped; !again {
 			e.seq, e.stamped = p.seq, true
 			p.seq = addSeq(p.seq, e.records)
 		}
 		e.phase = sent
 		p.out++
-		return e
+		return e, again
 	}
-	return nil
+	return nil, false
 }
 
 // addSeq adds as brokers do: sequences wrap to 0 after the largest int32.

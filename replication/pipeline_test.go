@@ -26,7 +26,7 @@ func TestPipelineIsExactlyOnceUnderAnyAnswers(t *testing.T) {
 				p.add(&entry{pieces: []piece{{starferry.Offset(added), 1, ""}}, batch: []byte{1}, records: 1})
 				added++
 			case k <= 3:
-				if e := p.take(); e != nil {
+				if e, _ := p.take(); e != nil {
 					require.LessOrEqual(t, len(flying), fullWindow)
 					flying = append(flying, e)
 				}

@@ -18,6 +18,9 @@ type rules struct {
 	limits batch.Limits
 	// brokerTime: the target topic sets its own times (LogAppendTime).
 	brokerTime bool
+	// compacted: records may vanish from it, so that their batches have to tell
+	// where they came from. They are not merged: the fewer records, the surer.
+	compacted bool
 }
 
 // maxDecompressed bounds the memory of one batch that has to be re-encoded.
@@ -62,6 +65,9 @@ func classify(p *kmsg.FetchResponseTopicPartition, from starferry.Offset, r rule
 		es, err := classifyBatch(b, class, from, r)
 		if err != nil {
 			return out, err
+		}
+		for _, e := range es {
+			e.epoch = b.LeaderEpoch()
 		}
 		out = append(out, es...)
 		from = b.NextOffset()

@@ -131,8 +131,14 @@ func (w *writer) batch(c *coder) (Batch, error) {
 	}
 	b := make(Batch, headerSize, size)
 	b = append(b, data...)
+	w.head(b)
+	return b, nil
+}
+
+// head fills a batch's header, and seals it.
+func (w *writer) head(b Batch) {
 	binary.BigEndian.PutUint64(b[atBaseOffset:], uint64(w.base))
-	binary.BigEndian.PutUint32(b[atLength:], uint32(size-prefixSize))
+	binary.BigEndian.PutUint32(b[atLength:], uint32(len(b)-prefixSize))
 	binary.BigEndian.PutUint32(b[atLeaderEpoch:], ^uint32(0))
 	b[atMagic] = 2
 	binary.BigEndian.PutUint16(b[atAttributes:], uint16(w.codec))
@@ -144,5 +150,4 @@ func (w *writer) batch(c *coder) (Batch, error) {
 	binary.BigEndian.PutUint32(b[atBaseSequence:], ^uint32(0))
 	binary.BigEndian.PutUint32(b[atCount:], uint32(w.count))
 	b.seal()
-	return b, nil
 }
