@@ -63,9 +63,17 @@ type Config struct {
 	// FetchWait is the longest a broker holds back an empty answer; 0 means
 	// 500 ms.
 	FetchWait time.Duration
+	// Parallelism is how many records of one partition are handled at once. Those
+	// of one key stay in order; what is handled ahead of the low-water mark is
+	// committed with it. 0 and 1: one after the other.
+	Parallelism int
+	// BatchMax is how many records a BatchHandler gets at most; 0 means 500.
+	BatchMax int
 	// RetryMin and RetryMax bound the pause before a record whose handler
 	// failed is handed out again; 0 means 100 ms and 10 s.
 	RetryMin, RetryMax time.Duration
+	// Failure says what becomes of a record whose handler keeps failing.
+	Failure Failure
 	// StayOnClose keeps the membership when the consumer closes, until its
 	// session times out: for restarts that are faster than that.
 	StayOnClose bool
@@ -84,10 +92,15 @@ type Hooks struct {
 }
 
 // Handler handles one record. An error makes it be called again with the same
-// record, after a pause; the partition waits. The context ends when the record
-// is skipped or the consumer can wait no longer; a handler that then returns an
-// error has not handled the record.
+// record, after a pause; the partition waits, or with Parallelism the record's
+// key. The context ends when the record is skipped or the consumer can wait no
+// longer; a handler that then returns an error has not handled the record.
 type Handler func(ctx context.Context, r Record) error
+
+// BatchHandler handles records of one partition, in order: what is there, at
+// most Config.BatchMax. An error makes it be called again with the same records,
+// but for those that were skipped meanwhile.
+type BatchHandler func(ctx context.Context, rs []Record) error
 
 // Record is one record as a handler sees it.
 type Record struct {
@@ -99,6 +112,10 @@ type Record struct {
 	Value     []byte
 	Headers   []Header
 	Timestamp time.Time
+	// Attempts is how often it was handed out in the topics it went through
+	// before, if it comes out of a retry topic; its coordinates are the original
+	// ones.
+	Attempts int
 }
 
 // Header is one header of a record.
@@ -145,6 +162,14 @@ func (c Config) checked() (Config, error) {
 	if !slices.Contains([]Start{Refuse, Earliest, Latest}, c.Start) {
 		bad("start %q is unknown: use earliest, latest, or leave it empty to refuse", c.Start)
 	}
+	errs = append(errs, c.Failure.check(c.Topics)...)
+	if c.Parallelism < 0 || c.Parallelism > maxAhead {
+		bad("parallelism %d: want 0 to %d; what is handled ahead has to fit into a commit", c.Parallelism, maxAhead)
+	}
+	if c.BatchMax < 0 {
+		bad("at most %d records in a batch: want 1 or more, or 0 for 500", c.BatchMax)
+	}
+	c.Topics = slices.Concat(c.Topics, c.Failure.topics())
 	c.defaults()
 	if c.HeartbeatInterval*2 > c.SessionTimeout {
 		bad("heartbeat interval %s is more than half the session timeout %s: lower it", c.HeartbeatInterval, c.SessionTimeout)

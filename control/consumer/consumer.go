@@ -24,11 +24,11 @@ var errClosed = errors.New("consumer is closed")
 // Consumer is one instance of a group. It reads the group's topics wherever the
 // group lives.
 type Consumer struct {
-	cfg     Config
-	handler Handler
-	boot    string
-	host    string
-	log     *slog.Logger
+	cfg    Config
+	handle BatchHandler
+	boot   string
+	host   string
+	log    *slog.Logger
 
 	wires   map[starferry.ClusterName]*wire.Cluster
 	members map[starferry.ClusterName]*membership
@@ -66,18 +66,39 @@ type Consumer struct {
 // Open starts an instance of a group. It returns once the configuration is
 // known to be usable; clusters need not be reachable yet. ctx bounds Open alone.
 func Open(ctx context.Context, cfg Config, handler Handler) (*Consumer, error) {
+	cfg.BatchMax = 1
+	var handle BatchHandler
+	if handler != nil {
+		handle = func(ctx context.Context, rs []Record) error { return handler(ctx, rs[0]) }
+	}
+	return open(ctx, cfg, handle)
+}
+
+// OpenBatches is Open with a handler of batches. Batches follow each other
+// partition by partition: they go without Parallelism.
+func OpenBatches(ctx context.Context, cfg Config, handler BatchHandler) (*Consumer, error) {
+	if cfg.Parallelism > 1 {
+		return nil, fmt.Errorf("open consumer %s: parallelism %d with a batch handler: batches follow each other; leave one of them out", cfg.Group, cfg.Parallelism)
+	}
+	if cfg.BatchMax == 0 {
+		cfg.BatchMax = 500
+	}
+	return open(ctx, cfg, handler)
+}
+
+func open(ctx context.Context, cfg Config, handle BatchHandler) (*Consumer, error) {
 	cfg, err := cfg.checked()
 	if err != nil {
 		return nil, fmt.Errorf("open consumer %s: %w", cfg.Group, err)
 	}
-	if handler == nil {
+	if handle == nil {
 		return nil, fmt.Errorf("open consumer %s: handler is nil: pass a function that handles a record", cfg.Group)
 	}
 	if err := ctx.Err(); err != nil {
 		return nil, fmt.Errorf("open consumer %s: %w", cfg.Group, err)
 	}
 	c := &Consumer{
-		cfg: cfg, handler: handler, boot: token(8), finished: make(chan struct{}),
+		cfg: cfg, handle: handle, boot: token(8), finished: make(chan struct{}),
 		log:     cfg.Logger.With("group", cfg.Group, "instance", cfg.Instance),
 		wires:   map[starferry.ClusterName]*wire.Cluster{},
 		members: map[starferry.ClusterName]*membership{},

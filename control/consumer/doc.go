@@ -10,7 +10,11 @@
 //   - session: the stretch in which it hands out records of one cluster in one
 //     generation.
 //   - low-water mark: the offset below which every record of a partition is
-//     handled or passed over. Only it is committed.
+//     handled or passed over. It is what is committed; ranges handled ahead of it
+//     travel in the commit's metadata.
+//   - failure policy: what becomes of a record whose handler keeps failing. It is
+//     handed out again for ever, or goes through retry topics to a dead-letter
+//     topic. It is never dropped.
 //
 // # Rules
 //

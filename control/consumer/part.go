@@ -1,7 +1,6 @@
 package consumer
 
 import (
-	"context"
 	"sync"
 	"time"
 
@@ -10,47 +9,44 @@ import (
 	"github.com/starferry/starferry/internal/records"
 )
 
-// part is one partition inside a session: a bounded queue and the worker that
-// hands out its records in order.
+// part is one partition inside a session: a bounded queue, and how far what was
+// in it is handled.
 type part struct {
 	s  *session
 	tp starferry.TopicPartition
 
-	committedAt starferry.Offset // of the loop alone
+	committed starferry.Place // of the loop alone
 
-	mu       sync.Mutex
-	leader   int32 // −1 while unknown
-	halted   bool
-	chunks   []chunk
-	queued   int
-	full     bool
-	fetchAt  starferry.Offset // next to fetch
-	next     starferry.Offset // low-water mark: all below is handled or passed
-	handled  []starferry.Range
-	inFlight bool
-	offset   starferry.Offset // of the record in flight
-	since    time.Time
-	release  context.CancelFunc // of the record in flight
-	count    int64
-	end      starferry.Offset
-	last     int64 // when the last record was handed out, Unix microseconds
-	first    int64 // and the first of this session
-	from     starferry.Offset
-	wake     chan struct{}
-	barred   time.Time // not fetched until then; zero: fetched
-	refusal  string    // why nothing is handed out
+	mu      sync.Mutex
+	leader  int32 // −1 while unknown
+	halted  bool
+	chunks  []chunk
+	queued  int
+	full    bool
+	fetchAt starferry.Offset // next to fetch
+	done    waterline
+	flights []*flight
+	handed  starferry.Offset // behind the last record handed out
+	count   int64
+	end     starferry.Offset
+	last    int64 // when the last record was handed out, Unix microseconds
+	first   int64 // and the first of this session
+	from    starferry.Offset
+	wake    chan struct{}
+	barred  time.Time // not fetched until then; zero: fetched
+	refusal string    // why nothing is handed out
 }
 
-// chunk is what one fetch brought; next is the place after it.
+// chunk is what one fetch brought: the offsets [from, next).
 type chunk struct {
-	records []records.Record
-	next    starferry.Offset
+	records    []records.Record
+	from, next starferry.Offset
 }
 
 func newPart(s *session, tp starferry.TopicPartition, place starferry.Place) *part {
 	return &part{
-		s: s, tp: tp, leader: -1, fetchAt: place.Next, next: place.Next, committedAt: place.Next,
-		handled: place.Handled, end: starferry.NoOffset, wake: make(chan struct{}, 1),
+		s: s, tp: tp, leader: -1, fetchAt: place.Next, committed: place,
+		done: newWaterline(place), end: starferry.NoOffset, wake: make(chan struct{}, 1),
 	}
 }
 
@@ -64,13 +60,7 @@ func (p *part) halt() {
 func (p *part) place() starferry.Place {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	out := starferry.Place{Next: p.next}
-	for _, r := range p.handled {
-		if r.To > p.next {
-			out.Handled = append(out.Handled, starferry.Range{From: max(r.From, p.next), To: r.To})
-		}
-	}
-	return out
+	return p.done.place()
 }
 
 func (p *part) lastHanded() int64 {
@@ -79,16 +69,20 @@ func (p *part) lastHanded() int64 {
 	return p.last
 }
 
+// blockedAfter is how long a handler may have a record before the record counts
+// as blocked.
+const blockedAfter = time.Second
+
 func (p *part) state() control.PartitionState {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	st := control.PartitionState{
-		Partition: p.tp, Cluster: p.s.cluster, Position: p.next, Committed: max(p.committedAt, 0), End: p.end, Handled: p.count,
+		Partition: p.tp, Cluster: p.s.cluster, Position: max(p.done.next, p.handed), Committed: max(p.committed.Next, 0),
+		End: p.end, Handled: p.count,
 	}
-	if p.inFlight {
-		st.InFlight, st.Position = 1, p.offset+1
-		if time.Since(p.since) > time.Second {
-			o := p.offset
+	for _, f := range p.flights {
+		st.InFlight += len(f.spans)
+		if o := f.first(); o >= 0 && time.Since(f.since) > blockedAfter && (st.Blocked == nil || o < *st.Blocked) {
 			st.Blocked = &o
 		}
 	}
@@ -120,10 +114,11 @@ func (p *part) route() (leader int32, free bool) {
 func (p *part) jump(at, to starferry.Offset) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.fetchAt != at || p.queued > 0 || p.inFlight {
+	if p.fetchAt != at || p.queued > 0 || len(p.flights) > 0 {
 		return false
 	}
-	p.fetchAt, p.next, p.refusal = to, max(p.next, to), ""
+	p.done.add(starferry.Range{From: at, To: to})
+	p.fetchAt, p.refusal = to, ""
 	return true
 }
 
@@ -143,7 +138,7 @@ func (p *part) add(at starferry.Offset, recs []records.Record, next, end starfer
 		return
 	}
 	p.fetchAt = next
-	p.chunks = append(p.chunks, chunk{recs, next})
+	p.chunks = append(p.chunks, chunk{recs, at, next})
 	p.queued += len(recs)
 	p.full = p.queued >= p.s.c.cfg.QueueHigh
 	select {
@@ -175,33 +170,17 @@ func (p *part) take() (chunk, bool) {
 	}
 }
 
-// work hands out records until the session halts.
-func (p *part) work() {
-	for {
-		k, ok := p.take()
-		if !ok {
-			return
-		}
-		for _, r := range k.records {
-			if !p.one(r) {
-				return
-			}
-		}
-		p.pass(k.next)
-	}
-}
-
-// pass moves the low-water mark over what needs no handling.
-func (p *part) pass(next starferry.Offset) {
+// pass notes offsets that need no handling, or whose handling is over.
+func (p *part) pass(r starferry.Range) {
 	p.mu.Lock()
-	p.next = max(p.next, next)
+	p.done.add(r)
 	p.mu.Unlock()
 }
 
-// dequeue accounts for one record that has left the queue.
-func (p *part) dequeue() {
+// dequeue accounts for records that have left the queue.
+func (p *part) dequeue(n int) {
 	p.mu.Lock()
-	p.queued--
+	p.queued -= n
 	wake := p.full && p.queued <= p.s.c.cfg.QueueLow
 	if wake {
 		p.full = false
@@ -213,118 +192,24 @@ func (p *part) dequeue() {
 	}
 }
 
-// one hands out one record until it is handled or skipped; false when the
-// session halts first.
-func (p *part) one(r records.Record) bool {
-	o := starferry.Offset(r.Offset)
-	for wait := p.s.c.cfg.RetryMin; ; wait = min(2*wait, p.s.c.cfg.RetryMax) {
-		if p.isHandled(o) || p.s.c.skips(p.s.cluster, p.tp, o) {
-			p.dequeue()
-			p.pass(o + 1)
-			return true
-		}
-		if !p.s.c.admit(p.s.ctx) || !p.s.member.alive(p.s.ctx) {
-			return false
-		}
-		ctx, ok := p.begin(o)
-		if !ok {
-			return false
-		}
-		err := p.s.c.handler(ctx, p.record(r))
-		skipped := ctx.Err() != nil && p.s.handling.Err() == nil
-		p.finish(o, err == nil || skipped)
-		if err == nil || skipped {
-			p.dequeue()
-			return true
-		}
-		if p.s.handling.Err() == nil {
-			p.s.c.log.Warn("handler failed; the record is handed out again", "partition", p.tp, "offset", o, "in", wait, "error", err)
-		}
-		if !p.backoff(wait, o) {
-			return false
-		}
-	}
-}
-
-// backoff waits before a record is handed out again; the record counts as
-// blocked meanwhile, and a skip ends the wait.
-func (p *part) backoff(d time.Duration, o starferry.Offset) bool {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	for {
-		poll := time.NewTimer(20 * time.Millisecond)
-		select {
-		case <-p.s.ctx.Done():
-			poll.Stop()
-			return false
-		case <-t.C:
-			poll.Stop()
-			return true
-		case <-poll.C:
-			if p.s.c.skips(p.s.cluster, p.tp, o) {
-				return true
-			}
-		}
-	}
-}
-
-// begin marks a record as in flight, under the lock that holds the halted flag:
-// after a halt has been seen no record begins.
-func (p *part) begin(o starferry.Offset) (context.Context, bool) {
+// passed reports whether a record needs no handler: another instance has
+// handled it, or it is skipped.
+func (p *part) passed(o starferry.Offset) bool {
 	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.halted || p.s.ctx.Err() != nil {
-		return nil, false
-	}
-	ctx, cancel := context.WithCancel(p.s.handling)
-	if !p.inFlight {
-		p.since = time.Now()
-	}
-	p.inFlight, p.offset, p.release = true, o, cancel
-	p.last = time.Now().UnixMicro()
-	if p.first == 0 {
-		p.first, p.from = p.last, o
-		p.s.c.firstHanded(p)
-	}
-	return ctx, true
+	handled := p.done.has(o)
+	p.mu.Unlock()
+	return handled || p.s.c.skips(p.s.cluster, p.tp, o)
 }
 
-// finish closes a record. A failed one stays the low-water mark.
-func (p *part) finish(o starferry.Offset, done bool) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.release()
-	if done {
-		p.inFlight, p.next = false, max(p.next, o+1)
-		p.count++
-	}
-}
-
-// interrupt ends the context of the record in flight if it is to be skipped.
+// interrupt ends the contexts of records in flight that are to be skipped.
 func (p *part) interrupt() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.inFlight && p.release != nil && p.s.c.skips(p.s.cluster, p.tp, p.offset) {
-		p.release()
-	}
-}
-
-func (p *part) isHandled(o starferry.Offset) bool {
-	for _, r := range p.handled {
-		if r.Contains(o) {
-			return true
+	for _, f := range p.flights {
+		for _, r := range f.records {
+			if f.release != nil && p.s.c.skips(p.s.cluster, p.tp, starferry.Offset(r.Offset)) {
+				f.release()
+			}
 		}
 	}
-	return false
-}
-
-func (p *part) record(r records.Record) Record {
-	out := Record{
-		Cluster: p.s.cluster, Topic: p.tp.Topic, Partition: p.tp.Partition, Offset: starferry.Offset(r.Offset),
-		Key: r.Key, Value: r.Value, Timestamp: time.UnixMilli(r.Timestamp),
-	}
-	for _, h := range r.Headers {
-		out.Headers = append(out.Headers, Header(h))
-	}
-	return out
 }

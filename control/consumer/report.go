@@ -347,9 +347,18 @@ func (c *Consumer) limit(own, every int) {
 	c.limiter.SetBurstAt(now, max(1, int(share/20))) // at most 50 ms at once
 }
 
-// admit waits until the rate allows one more record. It asks again and again
+// admit waits until the rate allows n more records. It asks again and again
 // instead of booking a place, so that a new rate counts at once.
-func (c *Consumer) admit(ctx context.Context) bool {
+func (c *Consumer) admit(ctx context.Context, n int) bool {
+	for range n {
+		if !c.admitOne(ctx) {
+			return false
+		}
+	}
+	return true
+}
+
+func (c *Consumer) admitOne(ctx context.Context) bool {
 	for !c.limiter.Allow() {
 		wait := 50 * time.Millisecond
 		if l := c.limiter.Limit(); l > 0 {

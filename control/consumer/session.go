@@ -99,7 +99,7 @@ func (s *session) found(got map[starferry.TopicPartition]starferry.Offset) {
 	defer s.mu.Unlock()
 	for tp, o := range got {
 		p := newPart(s, tp, starferry.Place{Next: o})
-		p.committedAt = starferry.NoOffset
+		p.committed.Next = starferry.NoOffset
 		p.halted = s.ctx.Err() != nil
 		s.parts[tp] = p
 		s.launch(p)
@@ -165,20 +165,20 @@ func (s *session) cut() starferry.Cut {
 func (s *session) progress() starferry.Cut {
 	cut := starferry.Cut{}
 	for _, p := range s.list() {
-		if place := p.place(); place.Next != p.committedAt {
+		if place := p.place(); !place.Equal(p.committed) {
 			cut[p.tp] = place
 		}
 	}
 	return cut
 }
 
-// committed runs on the loop, which owns committedAt.
+// committed runs on the loop, which owns committed.
 func (s *session) committed(cut starferry.Cut) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for tp, place := range cut {
 		if p := s.parts[tp]; p != nil {
-			p.committedAt = place.Next
+			p.committed = place
 		}
 	}
 }

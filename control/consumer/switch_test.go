@@ -118,7 +118,12 @@ func (h *hand) actor(c starferry.ClusterName) *control.Actor {
 func (h *hand) move(n int, target starferry.ClusterName) {
 	h.t.Helper()
 	h.prepare(n, target)
-	cut := h.drain(n)
+	h.finish(n, target, h.drain(n))
+}
+
+// finish carries a drained switch through.
+func (h *hand) finish(n int, target starferry.ClusterName, cut starferry.Cut) {
+	h.t.Helper()
 	seeder := h.actor(target)
 	h.put(func(p *control.Placement) { p.Phase, p.Cut, p.Seeds, p.Actor = control.Seed, cut, cut, seeder })
 	h.one("seed", func(l control.Lease) bool { return l.Seeded == h.rev })

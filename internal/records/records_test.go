@@ -124,3 +124,21 @@ func FuzzDecode(f *testing.F) {
 		records.Decode(raw, 0, []records.Aborted{{Producer: 1}}) //nolint:errcheck // must not panic
 	})
 }
+
+// What is encoded is decoded as it was, nulls and empty values apart.
+func TestEncodeIsDecodedAgain(t *testing.T) {
+	in := []records.Record{
+		{Timestamp: 1_700_000_000_000, Key: []byte("k"), Value: []byte("v"), Headers: []records.Header{{Key: "a", Value: []byte("1")}, {Key: "a", Value: []byte{}}, {Key: "b"}}},
+		{Timestamp: 1_600_000_000_000},
+		{Timestamp: 1_800_000_000_000, Key: []byte{}, Value: []byte{}},
+	}
+	out, next, err := records.Decode(records.Encode(in), 0, nil)
+	require.NoError(t, err)
+	require.EqualValues(t, 3, next)
+	require.Len(t, out, 3)
+	for i := range in {
+		in[i].Offset = int64(i)
+		require.Equal(t, in[i], out[i])
+	}
+	require.Empty(t, records.Encode(nil))
+}
