@@ -156,6 +156,12 @@ func (b *bucket) serve(ctx context.Context, h *holding) (away int, err error) {
 		return 0, err
 	}
 	asked := b.takeAsked()
+	for l := range h.served {
+		if l.left() {
+			delete(h.served, l)
+			delete(asked, l)
+		}
+	}
 	lanes = slices.DeleteFunc(lanes, func(l *lane) bool {
 		_, served := h.served[l]
 		return served && asked[l] == nil
@@ -218,7 +224,7 @@ func (b *bucket) revive(ctx context.Context, l *lane, f *fence) {
 		err := b.reviveOnce(ctx, l, f)
 		var h halting
 		switch {
-		case err == nil || ctx.Err() != nil:
+		case err == nil || ctx.Err() != nil || l.left():
 			return
 		case errors.As(err, &h):
 			l.stop(err)
@@ -249,10 +255,6 @@ func (b *bucket) reviveOnce(ctx context.Context, l *lane, f *fence) error {
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
-	if b.c.wanted().Paused {
-		l.rest(Paused, pausedReason)
-		return nil
-	}
 	l.start(f.producer, b.c.rulesOf(l.to.Topic))
 	return nil
 }
@@ -268,9 +270,10 @@ func (b *bucket) close() {
 
 // close ends a lane and lets its map go.
 func (l *lane) close() {
-	l.halt(Unowned, "")
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	l.haltLocked(Unowned, "")
+	l.closed = true
 	if l.omap != nil {
 		if err := l.omap.Close(); err != nil {
 			l.c.log.Warn("offset map not closed", "lane", l.tp, "err", err)
@@ -281,6 +284,13 @@ func (l *lane) close() {
 		close(w.done)
 	}
 	l.waiters = nil
+}
+
+// left reports whether the bucket has let the lane go.
+func (l *lane) left() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.closed
 }
 
 func (b *bucket) lane(tp starferry.TopicPartition) *lane {

@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/segmentio/kafka-go"
@@ -51,6 +52,7 @@ type copier struct {
 	trouble  error                      // why the lanes are not known
 	missing  map[place]bool             // topics that were not there at the last look
 	now      LinkSpec                   // as it is wanted now; see wanted
+	paused   atomic.Bool                // as now says; lanes look while they are locked
 	look     chan struct{}              // asks for a refresh
 }
 
@@ -74,6 +76,7 @@ func newCopier(ctx context.Context, spec LinkSpec, s *Shard, src, tgt *wire.Clus
 	if spec.RateBytes > 0 {
 		c.limiter = rate.NewLimiter(rate.Limit(spec.RateBytes), int(max(spec.RateBytes, fetchBytes)))
 	}
+	c.paused.Store(spec.Paused)
 	c.ctx, c.cancel = context.WithCancel(ctx)
 	c.wg.Go(c.watch)
 	return c

@@ -36,6 +36,7 @@ type lane struct {
 	c      *copier
 
 	attempt int64 // of the spec, when the lane was made
+	closed  bool  // the bucket has let it go
 
 	mu       sync.Mutex
 	state    LaneState
@@ -92,7 +93,12 @@ const (
 // start makes a recovered lane copy from the map's end on.
 func (l *lane) start(p wire.Producer, r rules) {
 	l.mu.Lock()
-	if l.state == Stopped { // while it was read back
+	switch {
+	case l.state == Stopped || l.closed: // while it was read back
+		l.mu.Unlock()
+		return
+	case l.c.paused.Load():
+		l.restLocked(Paused, pausedReason)
 		l.mu.Unlock()
 		return
 	}
@@ -108,14 +114,6 @@ func (l *lane) start(p wire.Producer, r rules) {
 	l.wake()
 	l.mu.Unlock()
 	l.c.route(l, 0)
-}
-
-// rest leaves a recovered lane as it is: nothing is copied, and the map answers.
-func (l *lane) rest(s LaneState, reason string) {
-	l.halt(s, reason)
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.wake()
 }
 
 // halt ends a lane's term; nothing more is fetched or sent.

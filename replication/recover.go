@@ -129,6 +129,9 @@ func (l *lane) open(own anchor) (*offsetmap.Lane, error) {
 	if l.omap != nil {
 		return l.omap, nil
 	}
+	if l.closed {
+		return nil, fmt.Errorf("open map of %s: the lane was let go", l.tp)
+	}
 	key := offsetmap.LaneKey{Link: own.Link, TopicPartition: l.tp, Incarnation: own.SourceTopic + "." + own.TargetTopic}
 	m, err := l.c.maps.Lane(key)
 	if errors.Is(err, offsetmap.ErrDamaged) {

@@ -1,6 +1,10 @@
 package replication
 
-import "slices"
+import (
+	"errors"
+	"maps"
+	"slices"
+)
 
 // wanted is the spec as it is wanted now. Its topics, and whether the link is
 // paused, change while the copier runs; what c.spec says besides does not.
@@ -23,14 +27,16 @@ func (c *copier) update(next LinkSpec) bool {
 		clear(c.ids)
 		clear(c.missing)
 	}
-	var rs []*running
-	for _, r := range c.buckets {
-		rs = append(rs, r)
-	}
+	c.paused.Store(next.Paused)
 	c.mu.Unlock()
-	for _, r := range rs {
-		if was.Paused != next.Paused || was.Attempt != next.Attempt && r.stopped() {
-			r.bump(errLanes)
+	if was.Paused != next.Paused {
+		for _, l := range c.all() {
+			l.turn(next.Paused)
+		}
+	}
+	if was.Attempt != next.Attempt {
+		for _, r := range c.running() {
+			r.look()
 		}
 	}
 	if !slices.Equal(was.Topics, next.Topics) || was.Attempt != next.Attempt {
@@ -42,20 +48,38 @@ func (c *copier) update(next LinkSpec) bool {
 	return true
 }
 
-// stopped reports whether a lane of the bucket has stopped.
-func (b *bucket) stopped() bool {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	for _, l := range b.lanes {
-		if l.status().State == Stopped {
-			return true
-		}
+// running are the buckets that this shard owns now.
+func (c *copier) running() []*running {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return slices.Collect(maps.Values(c.buckets))
+}
+
+// turn takes a lane that copies out of it, or one that rests back to it, by way
+// of reading it back. One that is being read back finds out at its end.
+func (l *lane) turn(paused bool) {
+	l.mu.Lock()
+	turned := paused && l.active || !paused && l.state == Paused
+	if turned {
+		l.haltLocked(Recovering, "")
 	}
-	return false
+	l.mu.Unlock()
+	if turned {
+		l.bucket.refence(l, errTurned)
+	}
+}
+
+var errTurned = errors.New("the link was paused or resumed")
+
+// restLocked leaves a recovered lane as it is: nothing is copied, and the map
+// answers.
+func (l *lane) restLocked(s LaneState, reason string) {
+	l.haltLocked(s, reason)
+	l.wake()
 }
 
 // clean lets go of the lanes that are not the link's any more, and of those that
-// have stopped and are to be tried again. Nothing of the bucket runs.
+// have stopped and are to be tried again. It is called with the bucket locked.
 func (b *bucket) clean(spec LinkSpec) {
 	for tp, l := range b.lanes {
 		if !spec.has(tp.Topic) || l.status().State == Stopped && l.attempt != spec.Attempt {
