@@ -7,8 +7,8 @@
 #   RUN          run only the tests whose names match this expression
 #   PKG          the packages to test                   (default ./...)
 #   DEMOFLAGS    flags for `starferry demo`, such as --keep or --json
-#   ONLY         which benchmark to run                 (default copy)
-#   BENCHFLAGS   flags for the benchmark, such as -records 200000
+#   ONLY         parts of `make bench` to run, such as latency,map; list names them (default all)
+#   BENCHFLAGS   flags for the benchmark, such as -small or -into BENCHMARKS.md
 #   TRIALS       trials of `make chaos`                 (default 200)
 #   CHAOSFLAGS   flags for the chaos harness, such as -seed 7 or -keep
 #   VERSION      what `starferry version` says          (default: from git)
@@ -22,7 +22,7 @@ TESTFLAGS   ?=
 RUN         ?=
 PKG         ?= ./...
 DEMOFLAGS   ?=
-ONLY        ?= copy
+ONLY        ?= all
 BENCHFLAGS  ?=
 TRIALS      ?= 200
 CHAOSFLAGS  ?=
@@ -98,8 +98,9 @@ chaos: build ## the same for longer (TRIALS=200); with real brokers: CHAOSFLAGS=
 	bin/chaos -trials $(TRIALS) $(CHAOSFLAGS)
 
 .PHONY: bench
-bench: build kafka ## compare with MirrorMaker 2 on the same brokers (ONLY=copy)
-	go run ./internal/bench/cmd/bench -only $(ONLY) -starferry bin/starferry -kafka $(lastword $(versions)) $(BENCHFLAGS)
+bench: build kafka ## every figure with its bar, beside MirrorMaker 2 on the same brokers; up to 30 minutes (ONLY=copy, ONLY=list)
+	go build -o bin/bench ./internal/bench/cmd/bench
+	bin/bench -only '$(ONLY)' -starferry bin/starferry -kafka $(lastword $(versions)) $(BENCHFLAGS)
 
 .PHONY: clean
 clean: ## remove what was built; jars in .kafka stay

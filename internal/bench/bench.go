@@ -7,42 +7,52 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 	"time"
 
-	"github.com/starferry/starferry"
-	"github.com/starferry/starferry/internal/estate"
-	"github.com/starferry/starferry/internal/kafkatest"
 	"github.com/starferry/starferry/internal/process"
-	"github.com/starferry/starferry/internal/wire"
 )
 
-// Options say what to compare with what.
+// Options say what to measure.
 type Options struct {
-	Starferry string // path of the program
-	Kafka     string // version of the brokers and of MirrorMaker 2
-	Jars      string // directory that holds the jars, below their version
-	Load      Load
-	Out       io.Writer // table and figures
-	Log       io.Writer // progress
+	Starferry string   // path of the program
+	Kafka     string   // version of the brokers and of MirrorMaker 2
+	Jars      string   // directory that holds the jars, below their version
+	Only      []string // names of the parts to run; empty: all
+	Load      Load     // what the copying parts copy
+	// Small makes everything about a tenth as large: to see that a part works.
+	// Its figures mean nothing.
+	Small bool
+	// Relay is this program's own path, which runs the bare relay as a process
+	// when its first argument is RelayCommand.
+	Relay string
+	Into  string    // file that gets the results as Markdown; empty: none
+	Out   io.Writer // table and figures
+	Log   io.Writer // progress
 }
 
-// bench is one comparison under way.
+// bench is a run under way.
 type bench struct {
 	Options
-	dir            string
-	processes      *process.Set
-	source, target side
+	dir       string
+	processes *process.Set
+	brokers   *pair // once a part wants them
 }
 
-// warmRecords is enough for the JVM to have compiled what it will.
-const warmRecords = 300_000
+// failure is a part that could not run.
+type failure struct {
+	part string
+	err  error
+}
 
-// patience bounds everything a copier may take for one topic.
-const patience = 5 * time.Minute
-
-// Compare runs both copiers one after the other on the same pair of brokers,
-// prints the table, and leaves nothing behind.
-func Compare(ctx context.Context, o Options) error {
+// Run runs the wanted parts, prints the table, and leaves nothing behind. Its
+// error names the parts that could not run; bars that are missed are no error.
+func Run(ctx context.Context, o Options) error {
+	wanted, err := choose(o.Only)
+	if err != nil {
+		return fmt.Errorf("bench: %w", err)
+	}
 	dir, err := os.MkdirTemp("", "starferry-bench-")
 	if err != nil {
 		return fmt.Errorf("bench: %w", err)
@@ -50,126 +60,95 @@ func Compare(ctx context.Context, o Options) error {
 	defer os.RemoveAll(dir)
 	b := &bench{Options: o, dir: dir, processes: process.NewSet(dir)}
 	defer b.processes.Close()
-	for name, s := range map[string]*side{estate.Old: &b.source, estate.New: &b.target} {
-		stop, err := b.broker(ctx, name, s)
-		if err != nil {
-			return fmt.Errorf("bench: %w", err)
+	defer b.stopBrokers()
+	began := time.Now()
+	values, failed := b.runAll(ctx, wanted)
+	figures, err := assemble(values)
+	if err != nil {
+		return fmt.Errorf("bench: %w", err)
+	}
+	r := report{figures: figures, failed: failed, took: time.Since(began), machine: lookAround(ctx, o), small: o.Small}
+	for _, p := range wanted {
+		r.parts = append(r.parts, p.name)
+	}
+	err = r.print(o.Out)
+	if o.Into != "" {
+		err = errors.Join(err, r.into(o.Into))
+	}
+	for _, f := range failed {
+		err = errors.Join(err, fmt.Errorf("part %s could not run: %w", f.part, f.err))
+	}
+	return err
+}
+
+// runAll runs the parts one after the other.
+func (b *bench) runAll(ctx context.Context, wanted []part) (Values, []failure) {
+	all := Values{}
+	var failed []failure
+	for _, p := range wanted {
+		if ctx.Err() != nil {
+			failed = append(failed, failure{p.name, context.Cause(ctx)})
+			continue
 		}
-		defer stop()
+		b.say("== %s: %s", p.name, p.what)
+		began := time.Now()
+		values, err := b.runOne(ctx, p)
+		for name, v := range values {
+			all[name] = v
+		}
+		if err != nil {
+			failed = append(failed, failure{p.name, err})
+			b.say("== %s could not run: %v", p.name, err)
+			continue
+		}
+		b.say("== %s took %.0f s", p.name, time.Since(began).Seconds())
 	}
-	return b.compare(ctx)
+	return all, failed
 }
 
-func (b *bench) compare(ctx context.Context) error {
-	warm := b.Load
-	warm.Topic, warm.Records = "warm", min(warmRecords, b.Load.Records)
-	b.say("filling %s with %d records", warm.Topic, warm.Records)
-	if err := warm.Fill(ctx, b.source.cluster, b.source.address); err != nil {
-		return err
-	}
-	mm2, err := b.limited(ctx, func(ctx context.Context) (Copy, error) {
-		return b.runMM2(ctx, warm, b.Load, func(ctx context.Context) error { return b.Load.Fill(ctx, b.source.cluster, b.source.address) })
-	})
-	if err != nil {
-		return err
-	}
-	b.say("MirrorMaker 2: %.0f records/s, %.1f CPU s/GB", mm2.PerSecond(), mm2.CPUPerGB())
-	ours, err := b.limited(ctx, func(ctx context.Context) (Copy, error) { return b.runOurs(ctx, warm, b.Load) })
-	if err != nil {
-		return err
-	}
-	return Report(b.Out, b.Load, ours, mm2)
-}
+// patience bounds a part.
+const patience = 10 * time.Minute
 
-func (b *bench) limited(ctx context.Context, run func(context.Context) (Copy, error)) (Copy, error) {
+// runOne runs a part with a directory of its own, and empties the brokers.
+func (b *bench) runOne(ctx context.Context, p part) (Values, error) {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
-	return run(ctx)
-}
-
-// brokerHeap is what a broker gets; with less it collects garbage instead of
-// serving.
-const brokerHeap = "1g"
-
-// broker starts one broker as a process of its own and connects to it.
-func (b *bench) broker(ctx context.Context, name string, s *side) (stop func(), err error) {
-	b.say("starting Kafka %s as %s", b.Kafka, name)
-	broker, err := kafkatest.StartBroker(ctx, kafkatest.BrokerOptions{
-		Version: b.Kafka, Jars: b.Jars, Dir: filepath.Join(b.dir, "kafka-"+name), Heap: brokerHeap,
-	})
-	if err != nil {
+	dir := filepath.Join(b.dir, p.name)
+	if err := os.Mkdir(dir, 0o755); err != nil {
 		return nil, err
 	}
-	s.address = broker.Addr
-	s.cluster, err = wire.Open(starferry.Cluster{Name: starferry.ClusterName(name), Brokers: []string{broker.Addr}})
-	if err != nil {
-		return nil, errors.Join(err, broker.Kill())
+	defer os.RemoveAll(dir)
+	values, err := p.run(b, ctx, dir)
+	if b.brokers != nil {
+		err = errors.Join(err, b.brokers.clear(ctx))
 	}
-	return func() {
-		s.cluster.Close()
-		if err := broker.Kill(); err != nil {
-			b.say("end Kafka %s: %v", name, err)
-		}
-	}, nil
+	return values, err
 }
 
-// runOurs copies both topics by one shard, which is what is measured.
-func (b *bench) runOurs(ctx context.Context, warm, load Load) (Copy, error) {
-	dir := filepath.Join(b.dir, "estate")
-	if err := os.Mkdir(dir, 0o755); err != nil {
-		return Copy{}, fmt.Errorf("bench: %w", err)
+// choose finds parts by name, in their own order.
+func choose(names []string) ([]part, error) {
+	all := parts()
+	if len(names) == 0 {
+		return all, nil
 	}
-	e, err := estate.Open(estate.Plan{Dir: dir, Binary: b.Starferry, Old: b.source.address, New: b.target.address, Processes: b.processes})
-	if err != nil {
-		return Copy{}, err
+	var known []string
+	for _, p := range all {
+		known = append(known, p.name)
 	}
-	agent, err := e.Agent()
-	if err != nil {
-		return Copy{}, err
-	}
-	defer agent.Stop()
-	if err := e.AwaitAgent(ctx); err != nil {
-		return Copy{}, err
-	}
-	shard, err := e.Shard("bench")
-	if err != nil {
-		return Copy{}, err
-	}
-	defer shard.Stop()
-	var last Copy
-	for _, l := range []Load{warm, load} {
-		b.say("copying %s by starferry", l.Topic)
-		if last, err = b.copyOne(ctx, e, l, shard); err != nil {
-			return Copy{}, err
+	for _, n := range names {
+		if !slices.Contains(known, n) {
+			return nil, fmt.Errorf("there is no part %q; there are: %s", n, strings.Join(known, ", "))
 		}
 	}
-	return last, nil
+	return slices.DeleteFunc(all, func(p part) bool { return !slices.Contains(names, p.name) }), nil
 }
 
-// copyOne asks for one topic to be copied and measures it from its first record
-// on, which comes before the answer does.
-func (b *bench) copyOne(ctx context.Context, e *estate.Estate, l Load, shard *process.Process) (Copy, error) {
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
-	asked := make(chan struct{})
-	go func() {
-		defer close(asked)
-		if err := b.replicate(ctx, e, l); err != nil {
-			cancel(err)
-		}
-	}()
-	c, err := watch(ctx, "starferry", b.target.cluster, l.lanes(l.Topic), l, shard)
-	if err == nil {
-		<-asked
+// sized is a tenth of n, but not below least, in a small run.
+func (b *bench) sized(n, least int) int {
+	if b.Small {
+		return max(n/10, least)
 	}
-	return c, errors.Join(err, context.Cause(ctx))
-}
-
-// replicate asks for the topic to be copied, as an operator would.
-func (b *bench) replicate(ctx context.Context, e *estate.Estate, l Load) error {
-	line := fmt.Sprintf("replicate([%q], source = cluster(%q), target = cluster(%q))", l.Topic, estate.Old, estate.New)
-	_, err := e.Command(ctx, "exec", "-c", line)
-	return err
+	return n
 }
 
 func (b *bench) say(format string, args ...any) {

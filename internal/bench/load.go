@@ -3,14 +3,17 @@ package bench
 import (
 	"context"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"math/rand/v2"
+	"strings"
+	"time"
 
-	"github.com/twmb/franz-go/pkg/kgo"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/starferry/starferry"
 	"github.com/starferry/starferry/internal/wire"
+	"github.com/starferry/starferry/replication/batch"
 )
 
 // Load is a topic full of records.
@@ -18,11 +21,29 @@ type Load struct {
 	Topic      starferry.Topic
 	Partitions int
 	Records    int // in all
-	Size       int // bytes of a record's value
+	Size       int // bytes of a record's value, at least stampSize
 	Batch      int // records in a batch
+	Codec      batch.Codec
 }
 
-// lanes lists the partitions under another topic's name: MirrorMaker 2 puts the
+// A value begins with the record's number in its partition and the time it was
+// made, nanoseconds since the load began; both big-endian. The time is 0 where
+// nobody asks for it.
+const stampSize = 16
+
+func stamp(value []byte, number int64, at time.Duration) {
+	binary.BigEndian.PutUint64(value, uint64(number))
+	binary.BigEndian.PutUint64(value[8:], uint64(at))
+}
+
+func stampOf(value []byte) (number int64, at time.Duration, ok bool) {
+	if len(value) < stampSize {
+		return 0, 0, false
+	}
+	return int64(binary.BigEndian.Uint64(value)), time.Duration(binary.BigEndian.Uint64(value[8:])), true
+}
+
+// lanes lists the partitions under a topic's name: MirrorMaker 2 puts the
 // source's name in front.
 func (l Load) lanes(topic starferry.Topic) []starferry.TopicPartition {
 	var tps []starferry.TopicPartition
@@ -32,22 +53,52 @@ func (l Load) lanes(topic starferry.Topic) []starferry.TopicPartition {
 	return tps
 }
 
-// Fill makes the topic and writes its records, uncompressed, all partitions at
-// once.
-func (l Load) Fill(ctx context.Context, c *wire.Cluster, address string) error {
+// share is how many of the records a partition gets.
+func (l Load) share(p int) int {
+	n := l.Records / l.Partitions
+	if p < l.Records%l.Partitions {
+		n++
+	}
+	return n
+}
+
+// Make creates the empty topic.
+func (l Load) Make(ctx context.Context, c *wire.Cluster) error {
+	// The copy keeps the topic's settings, so a broker that would compress does not.
 	spec := wire.TopicSpec{Topic: l.Topic, Partitions: l.Partitions, Replication: 1}
 	if err := c.CreateTopic(ctx, spec); err != nil {
-		return fmt.Errorf("fill %s: %w", l.Topic, err)
+		return fmt.Errorf("make topic %s: %w", l.Topic, err)
 	}
+	return nil
+}
+
+// Fill makes the topic and writes its records, some partitions at once.
+func (l Load) Fill(ctx context.Context, c *wire.Cluster) error {
+	if err := l.Make(ctx, c); err != nil {
+		return err
+	}
+	return l.Write(ctx, c, 0)
+}
+
+// writers is how many connections write at the same time.
+const writers = 4
+
+// Write adds the load's records to the topic, numbered from first on in each
+// partition.
+func (l Load) Write(ctx context.Context, c *wire.Cluster, first int64) error {
 	g, ctx := errgroup.WithContext(ctx)
-	for p := range l.Partitions {
-		n := l.Records / l.Partitions
-		if p < l.Records%l.Partitions {
-			n++
-		}
-		g.Go(func() error {
-			if err := l.fillPartition(ctx, address, int32(p), n); err != nil {
-				return fmt.Errorf("fill %s/%d: %w", l.Topic, p, err)
+	for w := range min(writers, l.Partitions) {
+		g.Go(func() (err error) {
+			f, err := newFeed(ctx, c)
+			if err != nil {
+				return fmt.Errorf("fill %s: %w", l.Topic, err)
+			}
+			defer func() { err = errors.Join(err, f.Close(ctx)) }()
+			for p := w; p < l.Partitions; p += writers {
+				tp := starferry.TopicPartition{Topic: l.Topic, Partition: starferry.Partition(p)}
+				if err := l.writePartition(ctx, f, tp, first, l.share(p)); err != nil {
+					return fmt.Errorf("fill %s: %w", tp, err)
+				}
 			}
 			return nil
 		})
@@ -55,50 +106,55 @@ func (l Load) Fill(ctx context.Context, c *wire.Cluster, address string) error {
 	return g.Wait()
 }
 
-// fillPartition writes one batch at a time, so that each has the wanted number
-// of records.
-func (l Load) fillPartition(ctx context.Context, address string, partition int32, n int) error {
-	c, err := kgo.NewClient(kgo.SeedBrokers(address), kgo.RecordPartitioner(kgo.ManualPartitioner()), kgo.ManualFlushing(),
-		kgo.ProducerBatchCompression(kgo.NoCompression()), kgo.ProducerBatchMaxBytes(int32(l.Batch*(l.Size+128)+1024)))
-	if err != nil {
-		return err
-	}
-	defer c.Close()
-	// Random bytes, the same in every batch but for a number: what matters is
-	// that they do not compress and that no two records are equal.
-	noise := make([]byte, l.Batch*l.Size)
-	random := rand.NewChaCha8([32]byte{byte(partition)})
-	if _, err := random.Read(noise); err != nil {
-		return err
-	}
-	var failed error
-	for done := 0; done < n && failed == nil; done += l.Batch {
-		for i := range min(l.Batch, n-done) {
-			value := noise[i*l.Size : (i+1)*l.Size]
-			binary.BigEndian.PutUint64(value, uint64(done+i))
-			c.Produce(ctx, &kgo.Record{Topic: string(l.Topic), Partition: partition, Value: value}, func(_ *kgo.Record, err error) {
-				if err != nil {
-					failed = err
-				}
-			})
+func (l Load) writePartition(ctx context.Context, f *feed, tp starferry.TopicPartition, first int64, n int) error {
+	m := l.maker(tp.Partition)
+	for done := 0; done < n; done += l.Batch {
+		b, err := m.batch(first+int64(done), min(l.Batch, n-done), 0)
+		if err != nil {
+			return err
 		}
-		if err := c.Flush(ctx); err != nil {
+		if err := f.Send(ctx, tp, b, nil); err != nil {
 			return err
 		}
 	}
-	return failed
+	return nil
 }
 
-// ends is the sum of the partitions' end offsets; a topic that does not exist
-// yet has none.
-func ends(ctx context.Context, c *wire.Cluster, tps []starferry.TopicPartition) (int64, error) {
-	at, err := c.Offsets(ctx, tps, wire.Latest)
-	if err != nil && len(at) == 0 {
-		return 0, err
+// maker makes a partition's batches.
+type maker struct {
+	codec   batch.Codec
+	size    int
+	noise   []byte
+	records []batch.Record
+}
+
+// maker's values are the same in every batch but for number and time. Those that
+// are to be copied as they are do not compress; those to be compressed are words.
+func (l Load) maker(p starferry.Partition) *maker {
+	m := &maker{codec: l.Codec, size: l.Size}
+	random := rand.New(rand.NewChaCha8([32]byte{byte(p)}))
+	if l.Codec == batch.None {
+		m.noise = make([]byte, l.Batch*l.Size)
+		for i := range m.noise {
+			m.noise[i] = byte(random.Uint32())
+		}
+		return m
 	}
-	var sum int64
-	for _, o := range at {
-		sum += int64(o)
+	words := strings.Fields("order customer street total currency created shipped returned amount invoice country language warehouse")
+	for len(m.noise) < l.Batch*l.Size {
+		m.noise = fmt.Appendf(m.noise, `{"%s":%d,"%s":"%x"}`, words[random.IntN(len(words))], random.IntN(1e6), words[random.IntN(len(words))], random.Uint64())
 	}
-	return sum, nil
+	return m
+}
+
+// batch makes one of n records, numbered from first on.
+func (m *maker) batch(first int64, n int, at time.Duration) (batch.Batch, error) {
+	now := time.Now().UnixMilli()
+	m.records = m.records[:0]
+	for i := range n {
+		value := m.noise[i*m.size : (i+1)*m.size]
+		stamp(value, first+int64(i), at)
+		m.records = append(m.records, batch.Record{Offset: starferry.Offset(i), Time: now, Value: value})
+	}
+	return batch.Build(m.records, batch.Options{Codec: m.codec, LeaderEpoch: -1})
 }

@@ -3,14 +3,15 @@ package bench
 import (
 	"context"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
 	"github.com/starferry/starferry"
 	"github.com/starferry/starferry/internal/process"
-	"github.com/starferry/starferry/internal/wire"
 )
 
 // refresh is how often MirrorMaker 2 looks for new topics. It must be long
@@ -18,73 +19,85 @@ import (
 // don't share the processors.
 const refresh = 60 * time.Second
 
+// mm2Batch is what MirrorMaker 2's producer may gather, whatever the source's
+// batches: 100 records of 1 KB.
+const mm2Batch = 112_800
+
 // mm2Properties is a configuration that does the job MirrorMaker 2 well: one
-// task a partition, batches as large as the source's, no heartbeats, no
-// checkpoints.
-func mm2Properties(source, target string, topics []string, l Load) string {
-	lines := []string{
-		"clusters=src,dst",
-		"src.bootstrap.servers=" + source,
-		"dst.bootstrap.servers=" + target,
-		"src->dst.enabled=true",
-		"dst->src.enabled=false",
-		"src->dst.topics=" + strings.Join(topics, ","),
-		fmt.Sprintf("tasks.max=%d", l.Partitions),
-		fmt.Sprintf("refresh.topics.interval.seconds=%d", int(refresh.Seconds())),
-		"replication.factor=1",
-		"checkpoints.topic.replication.factor=1",
-		"heartbeats.topic.replication.factor=1",
-		"offset-syncs.topic.replication.factor=1",
-		"config.storage.replication.factor=1",
-		"offset.storage.replication.factor=1",
-		"status.storage.replication.factor=1",
-		"emit.heartbeats.enabled=false",
-		"emit.checkpoints.enabled=false",
-		"sync.topic.acls.enabled=false",
-		fmt.Sprintf("dst.producer.batch.size=%d", l.Batch*(l.Size+128)),
-		"dst.producer.linger.ms=5",
-		"src.consumer.max.poll.records=5000",
-		"src.consumer.auto.offset.reset=earliest",
+// task a partition, large batches, the source's compression, no heartbeats, and
+// no checkpoints but where they are what is measured.
+func mm2Properties(p *pair, topics []starferry.Topic, l Load, more map[string]string) string {
+	names := make([]string, len(topics))
+	for i, t := range topics {
+		names[i] = string(t)
 	}
-	return strings.Join(lines, "\n") + "\n"
+	props := map[string]string{
+		"clusters":                              "src,dst",
+		"src.bootstrap.servers":                 p.source.address,
+		"dst.bootstrap.servers":                 p.target.address,
+		"src->dst.enabled":                      "true",
+		"dst->src.enabled":                      "false",
+		"src->dst.topics":                       strings.Join(names, ","),
+		"tasks.max":                             fmt.Sprint(l.Partitions),
+		"refresh.topics.interval.seconds":       fmt.Sprint(int(refresh.Seconds())),
+		"replication.factor":                    "1",
+		"checkpoints.topic.replication.factor":  "1",
+		"heartbeats.topic.replication.factor":   "1",
+		"offset-syncs.topic.replication.factor": "1",
+		"config.storage.replication.factor":     "1",
+		"offset.storage.replication.factor":     "1",
+		"status.storage.replication.factor":     "1",
+		"emit.heartbeats.enabled":               "false",
+		"emit.checkpoints.enabled":              "false",
+		"sync.topic.acls.enabled":               "false",
+		"dst.producer.batch.size":               fmt.Sprint(mm2Batch),
+		"dst.producer.linger.ms":                "5",
+		"dst.producer.compression.type":         l.Codec.String(),
+		"src.consumer.max.poll.records":         "5000",
+		"src.consumer.auto.offset.reset":        "earliest",
+	}
+	maps.Copy(props, more)
+	var text strings.Builder
+	for _, k := range slices.Sorted(maps.Keys(props)) {
+		fmt.Fprintf(&text, "%s=%s\n", k, props[k])
+	}
+	return text.String()
 }
 
-// runMM2 warms MirrorMaker 2 up on one topic and measures it on another, which
-// fill writes meanwhile.
-func (b *bench) runMM2(ctx context.Context, warm, load Load, fill func(context.Context) error) (Copy, error) {
-	conf := filepath.Join(b.dir, "mm2.properties")
-	text := mm2Properties(b.source.address, b.target.address, []string{string(warm.Topic), string(load.Topic)}, load)
-	if err := os.WriteFile(conf, []byte(text), 0o644); err != nil {
-		return Copy{}, fmt.Errorf("configure MirrorMaker 2: %w", err)
+// startMM2 starts MirrorMaker 2. It takes 15 to 20 s to its first record.
+func (b *bench) startMM2(dir, properties string) (*process.Process, error) {
+	conf := filepath.Join(dir, "mm2.properties")
+	if err := os.WriteFile(conf, []byte(properties), 0o644); err != nil {
+		return nil, fmt.Errorf("configure MirrorMaker 2: %w", err)
 	}
-	started := time.Now()
-	p, err := b.processes.Start(process.Spec{Name: "mm2", Path: "java", Args: []string{
+	return b.processes.Start(process.Spec{Name: "mm2-" + filepath.Base(dir), Path: "java", Args: []string{
 		"-Xms1g", "-Xmx1g", "-cp", filepath.Join(b.Jars, b.Kafka, "*"),
 		"org.apache.kafka.connect.mirror.MirrorMaker", conf,
 	}})
+}
+
+// runMM2 warms MirrorMaker 2 up on one topic and measures it on another, which
+// is filled between two of its looks for new topics.
+func (b *bench) runMM2(ctx context.Context, dir string, p *pair, warm, load Load) (Copy, error) {
+	started := time.Now()
+	mm2, err := b.startMM2(dir, mm2Properties(p, []starferry.Topic{warm.Topic, load.Topic}, load, nil))
 	if err != nil {
 		return Copy{}, err
 	}
-	defer p.Stop()
-	if _, err := watch(ctx, "MirrorMaker 2", b.target.cluster, mirrored(warm), warm, p); err != nil {
+	defer mm2.Stop()
+	if _, err := watch(ctx, "MirrorMaker 2", p.target, mirrored(warm), warm, mm2); err != nil {
 		return Copy{}, fmt.Errorf("warm up: %w", err)
 	}
 	b.say("MirrorMaker 2 is warm after %.0f s; filling %s", time.Since(started).Seconds(), load.Topic)
-	if err := fill(ctx); err != nil {
+	if err := load.Fill(ctx, p.source.cluster); err != nil {
 		return Copy{}, err
 	}
-	if early, err := ends(ctx, b.target.cluster, mirrored(load)); err == nil && early > 0 {
+	if early, err := ends(ctx, p.target.cluster, mirrored(load)); err == nil && early > 0 {
 		return Copy{}, fmt.Errorf("measure MirrorMaker 2: it began before %s was full, so the comparison is void; try again on a quieter machine or with fewer -records", load.Topic)
 	}
 	b.say("waiting for MirrorMaker 2 to find the topic (it looks every %s)", refresh)
-	return watch(ctx, "MirrorMaker 2", b.target.cluster, mirrored(load), load, p)
+	return watch(ctx, "MirrorMaker 2", p.target, mirrored(load), load, mm2)
 }
 
 // mirrored is what MirrorMaker 2 calls the load's partitions on the target.
 func mirrored(l Load) []starferry.TopicPartition { return l.lanes("src." + l.Topic) }
-
-// side is one cluster of the comparison.
-type side struct {
-	address string
-	cluster *wire.Cluster
-}

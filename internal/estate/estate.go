@@ -35,6 +35,7 @@ type Plan struct {
 type Estate struct {
 	plan   Plan
 	config string
+	nats   string
 }
 
 // Open writes the configuration. Nothing runs yet.
@@ -47,16 +48,16 @@ func Open(p Plan) (*Estate, error) {
 		return nil, fmt.Errorf("open estate: %w", err)
 	}
 	p.Binary = binary
-	nats := "url: " + p.NATS
+	url, nats := p.NATS, "url: "+p.NATS
 	if p.NATS == "" {
 		address, err := FreeAddress()
 		if err != nil {
 			return nil, err
 		}
-		nats = "listen: " + address
+		url, nats = "nats://"+address, "listen: "+address
 	}
 	text := fmt.Sprintf("clusters:\n  %s: {brokers: [%q]}\n  %s: {brokers: [%q]}\nnats: {%s}\ndata_dir: data\n", Old, p.Old, New, p.New, nats)
-	e := &Estate{plan: p, config: filepath.Join(p.Dir, "starferry.yaml")}
+	e := &Estate{plan: p, config: filepath.Join(p.Dir, "starferry.yaml"), nats: url}
 	if err := os.WriteFile(e.config, []byte(text), 0o644); err != nil {
 		return nil, fmt.Errorf("open estate: %w", err)
 	}
@@ -65,6 +66,9 @@ func Open(p Plan) (*Estate, error) {
 
 // Config is the path of the configuration file.
 func (e *Estate) Config() string { return e.config }
+
+// NATS is the URL of the NATS server, the agent's own or the given one.
+func (e *Estate) NATS() string { return e.nats }
 
 // Agent starts the agent.
 func (e *Estate) Agent() (*process.Process, error) { return e.start("agent", "agent") }

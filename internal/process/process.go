@@ -174,15 +174,62 @@ const clockTick = time.Second / 100
 
 // CPU is the processor time a running process has taken, of all its threads.
 func (p *Process) CPU() (time.Duration, error) {
-	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", p.PID()))
-	if err != nil {
-		return 0, fmt.Errorf("processor time of %s: %w", p.spec.Name, err)
-	}
-	d, err := parseStat(b)
+	d, err := CPU(p.PID())
 	if err != nil {
 		return 0, fmt.Errorf("processor time of %s: %w", p.spec.Name, err)
 	}
 	return d, nil
+}
+
+// CPU is the processor time that the running process of an id has taken.
+func CPU(pid int) (time.Duration, error) {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return 0, err
+	}
+	return parseStat(b)
+}
+
+// Memory is what a running process holds in memory now and held at its peak, in
+// bytes, as the kernel counts it: mapped files included.
+func (p *Process) Memory() (now, peak int64, err error) {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", p.PID()))
+	if err == nil {
+		now, peak, err = parseStatus(b)
+	}
+	if err != nil {
+		return 0, 0, fmt.Errorf("memory of %s: %w", p.spec.Name, err)
+	}
+	return now, peak, nil
+}
+
+// parseStatus reads VmRSS and VmHWM of /proc/PID/status, proc(5).
+func parseStatus(b []byte) (now, peak int64, err error) {
+	for line := range bytes.Lines(b) {
+		name, rest, _ := bytes.Cut(line, []byte(":"))
+		var into *int64
+		switch string(name) {
+		case "VmRSS":
+			into = &now
+		case "VmHWM":
+			into = &peak
+		default:
+			continue
+		}
+		f := bytes.Fields(rest)
+		if len(f) != 2 || string(f[1]) != "kB" {
+			return 0, 0, fmt.Errorf("the kernel's line %q is not in kB", bytes.TrimSpace(line))
+		}
+		n, err := strconv.ParseInt(string(f[0]), 10, 64)
+		if err != nil {
+			return 0, 0, fmt.Errorf("the kernel's line %q: %w", bytes.TrimSpace(line), err)
+		}
+		*into = n << 10
+	}
+	if now == 0 || peak == 0 {
+		return 0, 0, errors.New("the kernel tells no VmRSS and VmHWM")
+	}
+	return now, peak, nil
 }
 
 // parseStat adds user and system time of a line of /proc/PID/stat, proc(5). The

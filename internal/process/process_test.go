@@ -65,3 +65,13 @@ func TestTheKernelsLineIsRead(t *testing.T) {
 		assert.Error(t, err, bad)
 	}
 }
+
+func TestMemoryIsReadFromTheKernelsLines(t *testing.T) {
+	now, peak, err := parseStatus([]byte("Name:\tx\nVmHWM:\t  2048 kB\nVmRSS:\t  1024 kB\nThreads:\t3\n"))
+	require.NoError(t, err)
+	require.Equal(t, []int64{1 << 20, 2 << 20}, []int64{now, peak})
+	for _, odd := range []string{"", "VmRSS:\t1 kB\n", "VmHWM:\t1 kB\nVmRSS:\tmuch kB\n", "VmHWM:\t1 MB\nVmRSS:\t1 kB\n"} {
+		_, _, err := parseStatus([]byte(odd))
+		require.Error(t, err, odd)
+	}
+}

@@ -1,0 +1,44 @@
+package bench
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"text/tabwriter"
+
+	"github.com/starferry/starferry/replication/batch"
+)
+
+// part is one measurement. It may use the directory, and the pair of brokers,
+// which are emptied behind it.
+type part struct {
+	name string
+	what string
+	run  func(b *bench, ctx context.Context, dir string) (Values, error)
+}
+
+// parts lists all of them in the order they run. The many lanes come last: the
+// brokers take long to be rid of so many partitions.
+func parts() []part {
+	return []part{
+		{"copy", "one link beside MirrorMaker 2, uncompressed", copyWith("copy", batch.None)},
+		{"relay", "what moving the same bytes through a process costs at least", relay},
+		{"copy-lz4", "one link beside MirrorMaker 2, lz4", copyWith("copy_lz4", batch.LZ4)},
+		{"tiny", "batches of one record each, beside MirrorMaker 2", tiny},
+		{"latency", "source to target at a tenth of the load the link can copy", latency},
+		{"map", "an offset map of 1,000,000 runs", offsetMap},
+		{"recovery", "kill -9 and the map deleted", recovery},
+		{"takeover", "another shard takes over 1,000 lanes in 64 buckets", takeover},
+		{"reread", "records a moved group reads again, beside MirrorMaker 2", reread},
+		{"lanes", "memory and idle cost of 1,000 and 10,000 lanes", lanes},
+	}
+}
+
+// List prints the parts.
+func List(w io.Writer) error {
+	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	for _, p := range parts() {
+		fmt.Fprintf(t, "%s\t%s\n", p.name, p.what)
+	}
+	return t.Flush()
+}
