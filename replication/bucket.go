@@ -3,6 +3,7 @@ package replication
 import (
 	"context"
 	"errors"
+	"maps"
 	"slices"
 	"sync"
 	"time"
@@ -261,6 +262,7 @@ func (b *bucket) reviveOnce(ctx context.Context, l *lane, f *fence) error {
 
 // close lets the maps go. Nothing of the bucket runs any more.
 func (b *bucket) close() {
+	b.c.snaps.handOver(b.all(), b.epoch)
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	for _, l := range b.lanes {
@@ -291,6 +293,12 @@ func (l *lane) left() bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.closed
+}
+
+func (b *bucket) all() []*lane {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return slices.Collect(maps.Values(b.lanes))
 }
 
 func (b *bucket) lane(tp starferry.TopicPartition) *lane {

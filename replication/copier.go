@@ -32,6 +32,7 @@ type copier struct {
 	maps     *offsetmap.Store
 	lease    *lease
 	budget   *budget
+	snaps    *snapshots
 	log      *slog.Logger
 	unfenced time.Duration
 	renew    time.Duration
@@ -67,7 +68,7 @@ const refreshEvery = 5 * time.Second
 
 func newCopier(ctx context.Context, spec LinkSpec, s *Shard, src, tgt *wire.Cluster, state *stateLog) *copier {
 	c := &copier{
-		spec: spec, shard: s.cfg.ID, src: src, tgt: tgt, state: state, maps: s.maps, lease: s.lease, budget: s.budget,
+		spec: spec, shard: s.cfg.ID, src: src, tgt: tgt, state: state, maps: s.maps, lease: s.lease, budget: s.budget, snaps: s.snaps,
 		log: s.log, unfenced: s.cfg.UnfencedWait, renew: s.cfg.renew,
 		buckets: map[int]*running{}, fetchers: map[int32]*fetcher{}, senders: map[int32]*sender{},
 		rules: map[starferry.Topic]rules{}, ids: map[place]string{}, missing: map[place]bool{},

@@ -47,6 +47,8 @@ type lane struct {
 	rules    rules
 	pipe     pipeline
 	omap     *offsetmap.Lane
+	proven   bool             // the map agrees with the target log
+	readBack int64            // bytes of the target log that the last recovery read
 	began    starferry.Offset // source offset this term began at
 	fetch    starferry.Offset // next source offset to fetch
 	end      starferry.Offset // source's high watermark, last seen
@@ -107,7 +109,7 @@ func (l *lane) start(p wire.Producer, r rules) {
 	l.producer, l.rules = p, r
 	l.pipe.reset()
 	source, _ := l.omap.Next()
-	l.began, l.fetch = source, source
+	l.began, l.fetch, l.proven = source, source, true
 	l.state, l.reason, l.failures = Copying, "", 0
 	l.session, l.sender = nil, nil
 	l.fetching, l.queued = false, false
@@ -369,6 +371,8 @@ type LaneStatus struct {
 	Copied int64 `json:"copied"` // records, since this shard took the lane
 	// Until is the source offset before which the copy ends; -1: it does not.
 	Until starferry.Offset `json:"until"`
+	// ReadBack is how many bytes of the target log the last recovery read.
+	ReadBack int64 `json:"read_back"`
 }
 
 // measure says how far the copy is behind, once both ends are known.
@@ -389,6 +393,7 @@ func (l *lane) status() LaneStatus {
 	s := LaneStatus{
 		Partition: l.tp, Bucket: l.bucket.n, Owner: l.c.shard, State: l.state, Reason: l.reason,
 		SourceEnd: l.end, SourceNext: -1, TargetNext: -1, Lag: -1, Copied: l.copied, Until: -1,
+		ReadBack: l.readBack,
 	}
 	if l.omap != nil && l.omap.Begun() {
 		s.SourceNext, s.TargetNext = l.omap.Next()

@@ -55,6 +55,9 @@ func topicID(m *wire.Metadata, t starferry.Topic) string {
 // recover opens a lane's map and brings it up to the fence's marker. It
 // returns the anchor of the epoch that may now write.
 func (l *lane) recover(ctx context.Context, f *fence) (a anchor, start starferry.Offset, err error) {
+	l.mu.Lock()
+	l.readBack = 0
+	l.mu.Unlock()
 	own := anchor{
 		Link: l.c.spec.Name, Lane: l.tp, PID: f.producer.ID, Epoch: f.producer.Epoch,
 		SourceTopic: topicID(f.source, l.tp.Topic), TargetTopic: topicID(f.target, l.to.Topic),
@@ -63,7 +66,7 @@ func (l *lane) recover(ctx context.Context, f *fence) (a anchor, start starferry
 	if err != nil {
 		return own, 0, err
 	}
-	m, err := l.open(own)
+	m, err := l.open(ctx, own)
 	if err != nil {
 		return own, 0, err
 	}
@@ -122,12 +125,14 @@ func (l *lane) anchors(own anchor) ([]anchor, error) {
 	return out, nil
 }
 
-// open opens the lane's map; a damaged one is removed and made anew.
-func (l *lane) open(own anchor) (*offsetmap.Lane, error) {
+// open opens the lane's map; a damaged one is removed and made anew, from its
+// snapshot if there is one.
+func (l *lane) open(ctx context.Context, own anchor) (*offsetmap.Lane, error) {
 	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.omap != nil {
-		return l.omap, nil
+	m := l.omap
+	l.mu.Unlock()
+	if m != nil {
+		return m, nil
 	}
 	if l.closed {
 		return nil, fmt.Errorf("open map of %s: the lane was let go", l.tp)
@@ -140,9 +145,14 @@ func (l *lane) open(own anchor) (*offsetmap.Lane, error) {
 			m, err = l.c.maps.Lane(key)
 		}
 	}
+	if err == nil {
+		m, err = l.c.snaps.restore(ctx, m)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("open map of %s: %w", l.tp, err)
 	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
 	l.omap = m
 	return m, nil
 }
@@ -164,6 +174,7 @@ func (r *readback) begin(ctx context.Context, anchors []anchor) (starferry.Offse
 			r.in, r.known, r.behind = wire.Producer{ID: -1, Epoch: -1}, false, -1
 		}
 		r.l.c.log.Warn("target log lacks what its map holds; rebuilding the map", "lane", r.l.tp, "mapped", target, "end", before)
+		r.l.c.snaps.drop(ctx, r.m.Key())
 	}
 	if len(anchors) == 0 {
 		return before, nil
@@ -254,6 +265,9 @@ func (r *readback) scan(ctx context.Context, at starferry.Offset) (starferry.Off
 		}
 		r.start = starferry.Offset(p.LogStartOffset)
 		set := p.RecordBatches
+		r.l.mu.Lock()
+		r.l.readBack += int64(len(set))
+		r.l.mu.Unlock()
 		if len(set) > 0 {
 			late = time.Now().Add(markerWithin)
 		} else if time.Now().After(late) {

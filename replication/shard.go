@@ -38,6 +38,9 @@ type ShardConfig struct {
 	// connection left; 0: 11 minutes (brokers close idle ones after 10).
 	UnfencedWait time.Duration
 
+	// Snapshots says how maps are kept in JetStream, for whoever takes over.
+	Snapshots SnapshotConfig
+
 	clock clock         // of the lease; nil: the time since boot
 	renew time.Duration // how often buckets renew their ids; 0: hourly
 }
@@ -50,6 +53,7 @@ type Shard struct {
 	maps   *offsetmap.Store
 	lease  *lease
 	budget *budget
+	snaps  *snapshots
 
 	cancel context.CancelFunc
 	wg     sync.WaitGroup
@@ -104,6 +108,7 @@ func OpenShard(ctx context.Context, cfg ShardConfig) (*Shard, error) {
 		return nil, fmt.Errorf("open shard %s: %w", cfg.ID, err)
 	}
 	s.lease = &lease{kv: s.store.shards, id: cfg.ID, boot: nuid.Next(), ttl: cfg.LeaseTTL, now: cfg.clock}
+	s.snaps = newSnapshots(cfg.Snapshots, s)
 	run, cancel := context.WithCancel(ctx)
 	s.cancel = cancel
 	if err := s.serve(run); err != nil {
@@ -116,6 +121,7 @@ func OpenShard(ctx context.Context, cfg ShardConfig) (*Shard, error) {
 	s.wg.Go(func() { s.lease.run(run, s.log, s.poke) })
 	s.wg.Go(func() { s.reconcile(run) })
 	s.wg.Go(func() { s.flush(run) })
+	s.wg.Go(func() { s.upkeep(run) })
 	return s, nil
 }
 
@@ -156,6 +162,7 @@ func (s *Shard) stop() {
 // tests and rehearsals.
 func (s *Shard) Kill() {
 	s.once.Do(func() {
+		s.snaps.off.Store(true)
 		s.stop()
 		_ = s.maps.Close()
 	})

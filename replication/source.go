@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 
+	"github.com/segmentio/kafka-go"
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/starferry/starferry"
@@ -133,6 +134,7 @@ type glance struct {
 }
 
 // fetchOnce reads one partition once, over the shared connection to its leader.
+// With OffsetOutOfRange it says where the log starts.
 func fetchOnce(ctx context.Context, c *wire.Cluster, tp starferry.TopicPartition, from starferry.Offset, g glance) (*kmsg.FetchResponseTopicPartition, error) {
 	leader, _, err := c.Leader(ctx, tp)
 	if err != nil {
@@ -152,6 +154,14 @@ func fetchOnce(ctx context.Context, c *wire.Cluster, tp starferry.TopicPartition
 	p := &f.Topics[0].Partitions[0]
 	if err := wire.Code(p.ErrorCode); err != nil {
 		c.Forget(tp.Topic)
+		if errors.Is(err, kafka.OffsetOutOfRange) && p.LogStartOffset < 0 {
+			// Apache Kafka leaves out where the log starts just when it matters.
+			starts, err := c.Offsets(ctx, []starferry.TopicPartition{tp}, wire.Earliest)
+			if err != nil {
+				return nil, fmt.Errorf("fetch %s@%d from %s: it is out of range, and the start of the log was not told: %w", tp, from, c.Name(), err)
+			}
+			p.LogStartOffset = int64(starts[tp])
+		}
 		return p, fmt.Errorf("fetch %s@%d from %s: %w", tp, from, c.Name(), err)
 	}
 	return p, nil

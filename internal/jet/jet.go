@@ -71,3 +71,14 @@ func passing(err error) bool {
 	var refused *jetstream.APIError
 	return errors.As(err, &refused) && refused.Code == 500
 }
+
+// ObjectStore opens an object store, or makes it. One that is there stays as it is.
+func ObjectStore(ctx context.Context, js jetstream.JetStream, cfg jetstream.ObjectStoreConfig) (jetstream.ObjectStore, error) {
+	return open(ctx, func(ctx context.Context) (jetstream.ObjectStore, error) {
+		s, err := js.ObjectStore(ctx, cfg.Bucket)
+		if errors.Is(err, jetstream.ErrBucketNotFound) || errors.Is(err, jetstream.ErrStreamNotFound) {
+			s, err = js.CreateObjectStore(ctx, cfg)
+		}
+		return s, err
+	})
+}

@@ -128,33 +128,47 @@ func (l *Lane) Restore(from io.Reader) error {
 // restoreFrom writes blocks as they come and the header last: a crash in between
 // leaves blocks without a header, which is damage, never a shorter map.
 func (l *Lane) restoreFrom(from io.Reader) error {
+	var r restorer
+	var head, blocks []entry
+	err := r.snapshot(from, l.prefix, func(e entry) error {
+		if head == nil {
+			head = []entry{e}
+			return nil
+		}
+		if blocks = append(blocks, e); len(blocks) < restoreBatch {
+			return nil
+		}
+		err := l.store.write(blocks)
+		blocks = nil
+		return err
+	})
+	if err == nil {
+		err = l.store.write(append(blocks, head...))
+	}
+	if err != nil {
+		return errors.Join(err, l.discard())
+	}
+	l.adopt(&r)
+	return nil
+}
+
+// snapshot reads and verifies a whole snapshot, and shows its entries.
+func (r *restorer) snapshot(from io.Reader, prefix []byte, show func(entry) error) error {
 	z, err := zstd.NewReader(from, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxWindow(8<<20), zstd.WithDecoderLowmem(true))
 	if err != nil {
 		return err
 	}
 	defer z.Close()
 	in := snapshotReader{r: bufio.NewReader(z)}
-	var r restorer
-	var head entry
-	var blocks []entry
 	err = in.each(func(tail, value []byte) error {
-		key := append(bytes.Clone(l.prefix), tail...)
-		if err := r.entry(l.prefix, key, value); err != nil {
+		e := entry{append(bytes.Clone(prefix), tail...), value}
+		if err := r.entry(prefix, e.key, value); err != nil {
 			return fmt.Errorf("%w: %w", ErrDamaged, err)
-		}
-		if head.key == nil {
-			head = entry{key, value}
-			return nil
 		}
 		if !r.kept {
 			return fmt.Errorf("%w: a block that its header does not cover", ErrDamaged)
 		}
-		if blocks = append(blocks, entry{key, value}); len(blocks) < restoreBatch {
-			return nil
-		}
-		err := l.store.write(blocks)
-		blocks = nil
-		return err
+		return show(e)
 	})
 	if err == nil && !r.begun {
 		err = fmt.Errorf("%w: it holds no map", ErrDamaged)
@@ -162,14 +176,7 @@ func (l *Lane) restoreFrom(from io.Reader) error {
 	if err == nil {
 		err = r.whole()
 	}
-	if err == nil {
-		err = l.store.write(append(blocks, head))
-	}
-	if err != nil {
-		return errors.Join(err, l.discard())
-	}
-	l.adopt(&r)
-	return nil
+	return err
 }
 
 // discard deletes the blocks of a restore that failed.
@@ -271,4 +278,25 @@ func (s *snapshotReader) number() (uint64, error) {
 		return 0, fmt.Errorf("%w: a number without an end", ErrDamaged)
 	}
 	return v, nil
+}
+
+// Verify reads a whole snapshot of a lane and says what it holds, without
+// keeping it.
+func Verify(key LaneKey, from io.Reader) (Snapshotted, error) {
+	fail := func(err error) (Snapshotted, error) {
+		return Snapshotted{}, fmt.Errorf("verify snapshot of lane %s: %w", key, err)
+	}
+	prefix, err := key.prefix()
+	if err != nil {
+		return fail(err)
+	}
+	var r restorer
+	blocks := 0
+	if err := r.snapshot(from, prefix, func(entry) error { blocks++; return nil }); err != nil {
+		return fail(err)
+	}
+	m := r.finish(nil)
+	info := Snapshotted{Blocks: blocks - 1}
+	info.Source, info.Target = m.Next()
+	return info, nil
 }
