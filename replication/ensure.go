@@ -113,6 +113,9 @@ func (c *Client) widen(ctx context.Context, have, want LinkSpec, made bool) (Lin
 	if want.RateBytes != have.RateBytes {
 		next.RateBytes, next.changed = want.RateBytes, true
 	}
+	if want.VerifyBytes != have.VerifyBytes {
+		next.VerifyBytes, next.changed = want.VerifyBytes, true
+	}
 	if status, err := c.Status(ctx, have.Name); err == nil {
 		if slices.ContainsFunc(status.Lanes, func(l LaneStatus) bool { return l.State == Stopped }) {
 			next.Attempt++

@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"slices"
 	"sync"
-	"time"
 
 	"github.com/starferry/starferry"
 	"github.com/starferry/starferry/internal/wire"
@@ -56,17 +55,13 @@ type lane struct {
 	copied   int64
 	failures int // in a row
 	refused  refusal
+	proof    *LaneProof // of the continuous one; nil: there is none
 
 	session  *session // nil: to be routed
 	leader   int32    // epoch of the source's leader; -1: not known
 	sender   *sender
 	fetching bool // in the session
 	queued   bool // queued at the sender
-
-	wrote time.Time // when a batch was last taken
-	// remembered is how old a record may be so that the target's leader certainly
-	// still knows its producer.
-	remembered time.Duration
 
 	waiters []waiter
 }
@@ -100,7 +95,6 @@ const (
 
 // start makes a recovered lane copy from the map's end on.
 func (l *lane) start(p wire.Producer, r rules) {
-	remembered := l.c.remembered()
 	l.mu.Lock()
 	switch {
 	case l.state == Stopped || l.closed: // while it was read back
@@ -114,7 +108,6 @@ func (l *lane) start(p wire.Producer, r rules) {
 	l.term++
 	l.active = true
 	l.producer, l.rules = p, r
-	l.remembered, l.wrote = remembered, time.Time{}
 	l.pipe.reset()
 	source, _ := l.omap.Next()
 	l.began, l.fetch, l.proven = source, source, true
@@ -196,19 +189,12 @@ func (l *lane) take() (e *entry, term uint64) {
 	if !l.active {
 		return nil, 0
 	}
-	now := time.Now()
-	if err := l.readyLocked(now); err != nil {
-		l.haltLocked(Recovering, err.Error())
-		l.bucket.refence(l, err)
-		return nil, 0
-	}
 	if !l.rules.compacted && l.pipe.waitingToSend() {
 		l.c.budget.take(l.pipe.merge(l.rules.limits.Batch))
 	}
 	again := false
 	if e, again = l.pipe.take(); e != nil {
 		if !again { // a repetition is the same to the byte
-			e.newest = newestOf(e, l.rules, now)
 			batch.Stamp(e.batch, l.producer.ID, l.producer.Epoch, e.seq)
 		}
 		l.kickLocked()
@@ -255,7 +241,7 @@ func (l *lane) repeat(term uint64, e *entry, err error) {
 		l.mu.Unlock()
 		return
 	}
-	l.pipe.fail(e, !unsent(err))
+	l.pipe.fail(e)
 	l.sender = nil
 	settled := !l.pipe.halt
 	l.failures++
@@ -388,6 +374,9 @@ type LaneStatus struct {
 	Until starferry.Offset `json:"until"`
 	// ReadBack is how many bytes of the target log the last recovery read.
 	ReadBack int64 `json:"read_back"`
+	// Proof is what the link's continuous proof has found out since this shard
+	// took the lane; nil if the link has none.
+	Proof *LaneProof `json:"proof,omitempty"`
 }
 
 // measure says how far the copy is behind, once both ends are known.
@@ -408,7 +397,7 @@ func (l *lane) status() LaneStatus {
 	s := LaneStatus{
 		Partition: l.tp, Bucket: l.bucket.n, Owner: l.c.shard, State: l.state, Reason: l.reason,
 		SourceEnd: l.end, SourceNext: -1, TargetNext: -1, Lag: -1, Copied: l.copied, Until: -1,
-		ReadBack: l.readBack,
+		ReadBack: l.readBack, Proof: l.proof,
 	}
 	if l.omap != nil && l.omap.Begun() {
 		s.SourceNext, s.TargetNext = l.omap.Next()

@@ -38,6 +38,9 @@ type LinkSpec struct {
 	Buckets int `json:"buckets"`
 	// RateBytes limits the copy of each shard, bytes per second; 0: no limit.
 	RateBytes int64 `json:"rate_bytes,omitempty"`
+	// VerifyBytes lets each shard compare the copies with their source all the
+	// time, reading so many bytes per second from both clusters; 0: not.
+	VerifyBytes int64 `json:"verify_bytes,omitempty"`
 	// Paused keeps the link and copies nothing; translations are answered. It is
 	// changed by Pause, Resume and Drain.
 	Paused bool `json:"paused,omitempty"`
@@ -77,6 +80,8 @@ func (s LinkSpec) Check() error {
 		return fmt.Errorf("link %s: %d buckets: want 1 to %d", s.Name, s.Buckets, maxBuckets)
 	case s.RateBytes < 0:
 		return fmt.Errorf("link %s: rate %d: want bytes per second, or 0 for no limit", s.Name, s.RateBytes)
+	case s.VerifyBytes < 0:
+		return fmt.Errorf("link %s: verify at %d: want bytes per second, or 0 to compare nothing", s.Name, s.VerifyBytes)
 	}
 	for _, t := range s.Topics {
 		if ownTopic(t) {

@@ -71,6 +71,7 @@ func (s *Shard) serve(ctx context.Context) error {
 		"status":    s.answerStatus,
 		"translate": s.answerTranslate,
 		"lag":       s.answerLag,
+		"verify":    s.answerVerify,
 	} {
 		sub, err := s.cfg.NATS.Subscribe(subject(s.cfg.ID, what), func(m *nats.Msg) {
 			select {

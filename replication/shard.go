@@ -54,6 +54,7 @@ type Shard struct {
 	lease  *lease
 	budget *budget
 	snaps  *snapshots
+	proofs *proofs
 
 	cancel context.CancelFunc
 	wg     sync.WaitGroup
@@ -100,6 +101,7 @@ func OpenShard(ctx context.Context, cfg ShardConfig) (*Shard, error) {
 		copiers: map[starferry.LinkName]*copier{}, clusters: map[starferry.ClusterName]*wire.Cluster{},
 		states: map[starferry.ClusterName]*stateLog{},
 	}
+	s.proofs = newProofs(s)
 	var err error
 	if s.store, err = openStore(ctx, cfg.NATS, cfg.LeaseTTL); err != nil {
 		return nil, fmt.Errorf("open shard %s: %w", cfg.ID, err)
@@ -148,6 +150,7 @@ func (s *Shard) stop() {
 	}
 	s.cancel()
 	s.wg.Wait()
+	s.proofs.close()
 	s.mu.Lock()
 	clusters := slices.Collect(maps.Values(s.clusters))
 	s.mu.Unlock()
@@ -336,12 +339,10 @@ func (s *Shard) newLink(ctx context.Context, spec LinkSpec) (*copier, error) {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for _, c := range []*wire.Cluster{src, tgt} {
-		if s.states[c.Name()] == nil {
-			s.states[c.Name()] = newStateLog(c)
-		}
+	if s.states[spec.Target] == nil {
+		s.states[spec.Target] = newStateLog(tgt)
 	}
-	c := newCopier(ctx, spec, s, src, tgt)
+	c := newCopier(ctx, spec, s, src, tgt, s.states[spec.Target])
 	s.copiers[spec.Name] = c
 	return c, nil
 }

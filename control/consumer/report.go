@@ -212,16 +212,11 @@ func (r *reporter) retire(ctx context.Context) {
 	}
 }
 
-// publish puts the lease of this moment. It runs on the loop.
+// publish composes the lease of this moment. It runs on the loop.
 func (c *Consumer) publish() {
 	if c.cfg.NATS == nil || !c.started || c.done {
 		return
 	}
-	c.reporter.offer(c.compose())
-}
-
-// compose says how the instance stands. It runs on the loop.
-func (c *Consumer) compose() control.Lease {
 	l := c.machine.Lease()
 	l.Library, l.Host, l.PID, l.At = library, c.host, os.Getpid(), time.Now().UnixMilli()
 	l.Topics = c.cfg.Topics
@@ -252,7 +247,7 @@ func (c *Consumer) compose() control.Lease {
 		}
 	}
 	slices.SortFunc(l.Pauses, func(a, b control.Pause) int { return a.Partition.Compare(b.Partition) })
-	return l
+	c.reporter.offer(l)
 }
 
 // firstHanded notes the first record of a partition in a session, for the
