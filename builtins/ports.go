@@ -27,6 +27,14 @@ type Clusters interface {
 	Committed(ctx context.Context, c starferry.ClusterName, g starferry.Group) (starferry.Cut, error)
 }
 
+// Times finds records by their time.
+type Times interface {
+	// OffsetsAt finds in every partition of the topics the first record that is
+	// as old as the time or newer. A partition that has none answers with the end
+	// of what is committed there.
+	OffsetsAt(ctx context.Context, c starferry.ClusterName, topics []starferry.Topic, at time.Time) (starferry.Cut, error)
+}
+
 // Copier makes and asks links.
 type Copier interface {
 	// Replicate creates the link, or widens it by the request's topics if it
@@ -106,9 +114,12 @@ type LinkInfo struct {
 	Source starferry.ClusterName `json:"source"`
 	Target starferry.ClusterName `json:"target"`
 	Topics []starferry.Topic     `json:"topics"`
-	Lanes  int                   `json:"lanes"`
-	State  string                `json:"state"` // starting, copying, stalled, stopped
-	Reason string                `json:"reason,omitempty"`
+	// TargetTopics are the same on the target, if the link renames any.
+	TargetTopics []starferry.Topic `json:"target_topics,omitempty"`
+
+	Lanes  int    `json:"lanes"`
+	State  string `json:"state"` // starting, copying, stalled, stopped
+	Reason string `json:"reason,omitempty"`
 	// Created is true if this request made the link, and Added lists the topics
 	// it added: what an undo takes away.
 	Created bool              `json:"created,omitempty"`

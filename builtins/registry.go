@@ -15,6 +15,7 @@ var ErrNotFound = errors.New("not found")
 // Ports are the world that builtins act on.
 type Ports struct {
 	Clusters Clusters
+	Times    Times
 	Copier   Copier
 	Hand     Hand
 }

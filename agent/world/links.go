@@ -103,6 +103,11 @@ func describe(s replication.LinkStatus) builtins.LinkInfo {
 		Name: s.Spec.Name, Source: s.Spec.Source, Target: s.Spec.Target, Topics: s.Spec.Topics,
 		Lanes: len(s.Lanes), State: string(state), Reason: reason,
 	}
+	if len(s.Spec.Rename) > 0 {
+		for _, t := range s.Spec.Topics {
+			info.TargetTopics = append(info.TargetTopics, s.Spec.TargetOf(t))
+		}
+	}
 	switch state {
 	case replication.Recovering, replication.Unowned:
 		info.State = "starting"

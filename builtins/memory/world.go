@@ -45,7 +45,9 @@ func New() *World {
 }
 
 // Ports are the world as builtins see it.
-func (w *World) Ports() builtins.Ports { return builtins.Ports{Clusters: w, Copier: w, Hand: w} }
+func (w *World) Ports() builtins.Ports {
+	return builtins.Ports{Clusters: w, Times: w, Copier: w, Hand: w}
+}
 
 func (w *World) effect(what, token string) error {
 	w.Writes++
@@ -93,6 +95,22 @@ func (w *World) GroupLag(context.Context, starferry.ClusterName, starferry.Group
 }
 func (w *World) Committed(context.Context, starferry.ClusterName, starferry.Group) (starferry.Cut, error) {
 	return starferry.Cut{{Topic: "orders", Partition: 0}: {Next: 7, Handled: []starferry.Range{{From: 9, To: 11}}}}, nil
+}
+
+// OffsetsAt finds one record a second since the world began.
+func (w *World) OffsetsAt(_ context.Context, c starferry.ClusterName, topics []starferry.Topic, at time.Time) (starferry.Cut, error) {
+	cut := starferry.Cut{}
+	for _, t := range topics {
+		partitions, ok := w.On[c][t]
+		if !ok {
+			return nil, fmt.Errorf("%s has no topic %s", c, t)
+		}
+		for p := range partitions {
+			age := at.Sub(time.UnixMilli(1_700_000_000_000))
+			cut[starferry.TopicPartition{Topic: t, Partition: starferry.Partition(p)}] = starferry.Place{Next: starferry.Offset(max(0, age/time.Second))}
+		}
+	}
+	return cut, nil
 }
 
 func (w *World) Replicate(_ context.Context, r builtins.ReplicateRequest) (builtins.LinkInfo, error) {
