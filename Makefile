@@ -10,6 +10,7 @@
 #   ONLY         parts of `make bench` to run, such as latency,map; list names them (default all)
 #   BENCHFLAGS   flags for the benchmark, such as -small or -into BENCHMARKS.md
 #   TRIALS       trials of `make chaos`                 (default 200)
+#   COPYFOR      how long `make chaos` copies           (default 30m)
 #   CHAOSFLAGS   flags for the chaos harness, such as -seed 7 or -keep
 #   VERSION      what `starferry version` says          (default: from git)
 
@@ -25,6 +26,7 @@ DEMOFLAGS   ?=
 ONLY        ?= all
 BENCHFLAGS  ?=
 TRIALS      ?= 200
+COPYFOR     ?= 30m
 CHAOSFLAGS  ?=
 VERSION     ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 STATICCHECK ?= honnef.co/go/tools/cmd/staticcheck@v0.8.2
@@ -86,16 +88,21 @@ lint: ## formatting, go vet, staticcheck, import arrows
 	go run $(STATICCHECK) ./...
 	go test -count=1 ./internal/arrows
 
+.PHONY: chaos-build
+chaos-build: build
+	go build -trimpath -o bin/chaos ./internal/chaos/cmd/chaos
+
 .PHONY: chaos-short
-chaos-short: build ## kill -9 of random processes during switches: 20 trials and a planted bug, at most 5 minutes
-	go build -o bin/chaos ./internal/chaos/cmd/chaos
-	bin/chaos -trials 20 -budget 4m15s $(CHAOSFLAGS)
+chaos-short: chaos-build ## faults during switches and around the copy, and planted bugs that must be found; at most 5 minutes
+	bin/chaos -trials 10 -budget 2m $(CHAOSFLAGS)
 	bin/chaos -trials 4 -plant -budget 40s
+	bin/chaos copy -variant quick -for 35s -trial 10s
+	bin/chaos copy -plants -for 60s -trial 6s
 
 .PHONY: chaos
-chaos: build ## the same for longer (TRIALS=200); with real brokers: CHAOSFLAGS='-kafka 4.3.1'
-	go build -o bin/chaos ./internal/chaos/cmd/chaos
+chaos: chaos-build ## the same for longer (TRIALS=200 switches, COPYFOR=30m of copying); with real brokers: CHAOSFLAGS='-kafka 4.3.1'
 	bin/chaos -trials $(TRIALS) $(CHAOSFLAGS)
+	bin/chaos copy -for $(COPYFOR) $(CHAOSFLAGS)
 
 .PHONY: bench
 bench: build kafka ## every figure with its bar, beside MirrorMaker 2 on the same brokers; up to 30 minutes (ONLY=copy, ONLY=list)

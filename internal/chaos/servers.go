@@ -18,10 +18,14 @@ import (
 const fakeBrokers = 2
 
 // RunKafkas serves two in-process Kafkas until ctx ends, and prints the address
-// of each on a line of its own.
-func RunKafkas(ctx context.Context, out io.Writer) error {
+// of each on a line of its own. Their cleaners run every so often; 0: hardly ever.
+func RunKafkas(ctx context.Context, out io.Writer, clean time.Duration) error {
 	for _, name := range []string{estate.Old, estate.New} {
-		c, err := kfake.NewCluster(kfake.ClusterID("chaos-"+name), kfake.NumBrokers(fakeBrokers), kfake.GroupMinSessionTimeout(100*time.Millisecond))
+		opts := []kfake.Opt{kfake.ClusterID("chaos-" + name), kfake.NumBrokers(fakeBrokers), kfake.GroupMinSessionTimeout(100 * time.Millisecond)}
+		if clean > 0 {
+			opts = append(opts, kfake.BrokerConfigs(map[string]string{"log.cleaner.backoff.ms": strconv.FormatInt(clean.Milliseconds(), 10)}))
+		}
+		c, err := kfake.NewCluster(opts...)
 		if err != nil {
 			return fmt.Errorf("serve Kafka: %w", err)
 		}

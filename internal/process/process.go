@@ -111,6 +111,14 @@ func (p *Process) Running() bool {
 	}
 }
 
+// Signal sends it a signal, such as SIGSTOP and SIGCONT, which freeze and thaw it.
+func (p *Process) Signal(s os.Signal) error {
+	if err := p.cmd.Process.Signal(s); err != nil {
+		return fmt.Errorf("signal %s: %w", p.spec.Name, err)
+	}
+	return nil
+}
+
 // Kill ends it as kill −9 does, and waits.
 func (p *Process) Kill() { KillAll(p) }
 

@@ -9,6 +9,7 @@ import (
 	"io"
 	"net"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -19,7 +20,10 @@ type conn struct {
 	ctx            context.Context
 	cancel         context.CancelFunc
 
-	answering sync.Mutex // writes to the client: the broker's answers and forged ones
+	name      atomic.Value // what the client calls itself, a string
+	answering sync.Mutex   // writes to the client: the broker's answers and forged ones
+
+	late bool // something was held back; of the goroutine that reads requests
 
 	mu    sync.Mutex
 	asked map[int32]request // unanswered, by correlation id
@@ -28,7 +32,7 @@ type conn struct {
 // request is what an answer needs to be understood.
 type request struct {
 	key, version int16
-	trick        *Trick
+	trick        *Played
 }
 
 // shut breaks both halves. It may be called often.
@@ -46,17 +50,35 @@ func (c *conn) requests() {
 	in := bufio.NewReaderSize(c.client, 64<<10)
 	for {
 		frame, err := readFrame(in)
-		if err != nil || c.request(frame) != nil {
+		if err == nil {
+			err = c.request(frame)
+		}
+		if err != nil {
+			if c.late { // a reset must not overtake what came late
+				_ = c.pause(lateGrace)
+			}
 			return
 		}
 	}
 }
+
+// lateGrace is how long a broker has to read what came late.
+const lateGrace = 500 * time.Millisecond
 
 // request passes one request on, or plays the trick that waits for it.
 func (c *conn) request(frame []byte) error {
 	h, err := parseHeader(frame)
 	if err != nil {
 		return err
+	}
+	c.name.Store(h.client)
+	if held := c.p.hold(c); held != nil {
+		// Not even the end of the client ends the waiting: what is under way is
+		// under way.
+		held.n.Add(1)
+		<-held.open
+		c.late = true
+		return c.write(c.broker, frame)
 	}
 	t := c.p.trick(h.key)
 	if t != nil && t.Deed == CutRequest {

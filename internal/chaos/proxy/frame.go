@@ -14,6 +14,7 @@ import (
 type header struct {
 	key, version int16
 	correlation  int32
+	client       string
 	body         int // where the request itself begins, the frame's length counted
 }
 
@@ -27,8 +28,12 @@ func parseHeader(frame []byte) (header, error) {
 		correlation: int32(binary.BigEndian.Uint32(frame[8:])), body: 14,
 	}
 	if n := int(int16(binary.BigEndian.Uint16(frame[12:]))); n > 0 {
-		h.body += n // the client's id
+		h.body += n
 	}
+	if h.body > len(frame) {
+		return header{}, short
+	}
+	h.client = string(frame[14:h.body])
 	if req := kmsg.RequestForKey(h.key); req != nil {
 		req.SetVersion(h.version)
 		if req.IsFlexible() {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -16,7 +17,8 @@ type Proxy struct {
 	conns   map[*conn]bool
 	weather Weather
 	changed chan struct{} // closed when the weather changes
-	tricks  []*Trick
+	tricks  []*Played
+	held    map[*conn]*Held
 	closed  bool
 	work    sync.WaitGroup
 }
@@ -38,7 +40,7 @@ type way struct {
 // Open makes a proxy to the brokers of a cluster, those named here and those
 // that the cluster names.
 func Open(brokers ...string) (*Proxy, error) {
-	p := &Proxy{ways: map[string]*way{}, conns: map[*conn]bool{}, changed: make(chan struct{})}
+	p := &Proxy{ways: map[string]*way{}, conns: map[*conn]bool{}, held: map[*conn]*Held{}, changed: make(chan struct{})}
 	for _, b := range brokers {
 		if _, err := p.Address(b); err != nil {
 			return nil, errors.Join(err, p.Close())
@@ -101,6 +103,50 @@ func (p *Proxy) Cut() int {
 	return len(p.conns)
 }
 
+// Held is what a client said and the broker has not heard yet.
+type Held struct {
+	p    *Proxy
+	open chan struct{}
+	n    atomic.Int64
+}
+
+// Hold keeps back what a client says on the connections that it has, until it
+// is released: packets that wander about and arrive when nobody counts on them
+// any more. Other connections are not touched. It must be released before Close.
+func (p *Proxy) Hold(client string) *Held {
+	h := &Held{p: p, open: make(chan struct{})}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for c := range p.conns {
+		if name, ok := c.name.Load().(string); ok && name == client && p.held[c] == nil {
+			p.held[c] = h
+		}
+	}
+	return h
+}
+
+// Requests is how many connections have said something that is held back.
+func (h *Held) Requests() int { return int(h.n.Load()) }
+
+// Release lets everything go on.
+func (h *Held) Release() {
+	h.p.mu.Lock()
+	defer h.p.mu.Unlock()
+	close(h.open)
+	for c, o := range h.p.held {
+		if o == h {
+			delete(h.p.held, c)
+		}
+	}
+}
+
+// hold is what holds a connection; nil: nothing.
+func (p *Proxy) hold(c *conn) *Held {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.held[c]
+}
+
 // now is the weather, and a channel that is closed when it changes.
 func (p *Proxy) now() (Weather, <-chan struct{}) {
 	p.mu.Lock()
@@ -148,6 +194,7 @@ func (p *Proxy) serve(client net.Conn, broker string) {
 	both.Wait()
 	p.mu.Lock()
 	delete(p.conns, c)
+	delete(p.held, c)
 	p.mu.Unlock()
 }
 

@@ -74,27 +74,27 @@ func TestClientsStayBehindTheProxy(t *testing.T) {
 // Each deed does what it says: what is carried out, and what the client hears.
 func TestTricks(t *testing.T) {
 	for name, c := range map[string]struct {
-		trick   *Trick
+		trick   Trick
 		carried bool // on the first attempt
 	}{
-		"half a request": {&Trick{Deed: CutRequest}, false},
-		"half an answer": {&Trick{Deed: CutAnswer}, true},
-		"no answer":      {&Trick{Deed: LoseAnswer}, true},
-		"refused":        {&Trick{Deed: Refuse, Code: kerr.InvalidRecord.Code}, false},
-		"a lie":          {&Trick{Deed: Lie, Code: kerr.InvalidRecord.Code}, true},
+		"half a request": {Trick{Deed: CutRequest}, false},
+		"half an answer": {Trick{Deed: CutAnswer}, true},
+		"no answer":      {Trick{Deed: LoseAnswer}, true},
+		"refused":        {Trick{Deed: Refuse, Code: kerr.InvalidRecord.Code}, false},
+		"a lie":          {Trick{Deed: Lie, Code: kerr.InvalidRecord.Code}, true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			// Without a retry the client tells what became of the one attempt.
 			s := open(t, kgo.DisableIdempotentWrite(), kgo.RecordRetries(0), kgo.RequestRetries(0), kgo.ProducerBatchMaxBytes(1<<20))
 			require.NoError(t, s.produce(0, "before"))
 			c.trick.Key = kmsg.Produce
-			s.proxy.Play(c.trick)
+			played := s.proxy.Play(c.trick)
 			err := s.produce(0, "spoiled")
 			require.Error(t, err)
 			if c.trick.Code != 0 {
 				assert.True(t, errors.Is(err, kerr.InvalidRecord), "%v", err)
 			}
-			assert.Equal(t, 1, c.trick.Done())
+			assert.Equal(t, 1, played.Done())
 			want := int64(1)
 			if c.carried {
 				want = 2
@@ -131,4 +131,23 @@ func TestWeather(t *testing.T) {
 	require.NoError(t, <-done)
 	assert.Positive(t, s.proxy.Cut())
 	require.NoError(t, s.produce(0, "after the cut"))
+}
+
+// What is held arrives late, even if its client is gone; others are not held.
+func TestHeldPacketsArriveLate(t *testing.T) {
+	s := open(t, kgo.ClientID("held"), kgo.ProducerLinger(0))
+	require.NoError(t, s.produce(0, "before"))
+	held := s.proxy.Hold("held")
+	s.client.Produce(t.Context(), &kgo.Record{Topic: "orders", Value: []byte("late")}, nil)
+	address, err := s.proxy.Address(s.cluster.ListenAddrs()[0])
+	require.NoError(t, err)
+	other, err := kgo.NewClient(kgo.SeedBrokers(address), kgo.ClientID("other"), kgo.RecordPartitioner(kgo.ManualPartitioner()))
+	require.NoError(t, err)
+	defer other.Close()
+	require.NoError(t, other.ProduceSync(t.Context(), &kgo.Record{Topic: "orders", Value: []byte("not held")}).FirstErr())
+	require.Eventually(t, func() bool { return held.Requests() > 0 }, 10*time.Second, time.Millisecond)
+	s.client.Close()
+	assert.EqualValues(t, 2, s.held(0))
+	held.Release()
+	require.Eventually(t, func() bool { return s.held(0) == 3 }, 10*time.Second, 10*time.Millisecond)
 }

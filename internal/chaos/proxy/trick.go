@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"slices"
 	"sync/atomic"
 
 	"github.com/twmb/franz-go/pkg/kmsg"
@@ -23,17 +24,26 @@ type Trick struct {
 	Key   kmsg.Key
 	Deed  Deed
 	Code  int16 // of the error
-	Times int   // how often it is done
-
-	left atomic.Int64
+	Times int   // how often it is done; 0: once
 }
 
+// Played is a trick that was put up.
+type Played struct {
+	Trick
+	done atomic.Int64
+}
+
+// Done is how often the trick was done.
+func (t *Played) Done() int { return int(t.done.Load()) }
+
 // Play puts a trick up. It stays until it is done or Forget is called.
-func (p *Proxy) Play(t *Trick) {
-	t.left.Store(int64(max(t.Times, 1)))
+func (p *Proxy) Play(t Trick) *Played {
+	t.Times = max(t.Times, 1)
+	played := &Played{Trick: t}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.tricks = append(p.tricks, t)
+	p.tricks = append(p.tricks, played)
+	return played
 }
 
 // Forget takes down all tricks that were not done.
@@ -43,18 +53,22 @@ func (p *Proxy) Forget() {
 	p.tricks = nil
 }
 
-// Done is how often the trick was done.
-func (t *Trick) Done() int { return max(t.Times, 1) - int(max(t.left.Load(), 0)) }
+// Remove takes down one trick.
+func (p *Proxy) Remove(t *Played) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.tricks = slices.DeleteFunc(p.tricks, func(o *Played) bool { return o == t })
+}
 
 // trick takes the first trick for a request, nil for none.
-func (p *Proxy) trick(key int16) *Trick {
+func (p *Proxy) trick(key int16) *Played {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for i, t := range p.tricks {
 		if t.Key.Int16() != key {
 			continue
 		}
-		if t.left.Add(-1) <= 0 {
+		if int(t.done.Add(1)) == t.Times {
 			p.tricks = append(p.tricks[:i:i], p.tricks[i+1:]...)
 		}
 		return t

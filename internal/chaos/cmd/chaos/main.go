@@ -1,6 +1,7 @@
 // Command chaos kills processes while a consumer group moves between two
-// clusters, and checks that nothing was lost or doubled. It ends with 0 only if
-// enough trials were valid and the checker found nothing.
+// clusters, or, as `chaos copy`, lets everything fail around a copy, and checks
+// that nothing was lost or doubled. It ends with 0 only if enough trials were
+// valid and the checker found nothing.
 package main
 
 import (
@@ -31,9 +32,11 @@ func main() {
 	var err error
 	switch role {
 	case "kafkas":
-		err = chaos.RunKafkas(ctx, os.Stdout)
+		err = runKafkas(ctx, args[1:])
 	case "nats":
 		err = runNATS(ctx, args[1:])
+	case "copy":
+		err = runCrossing(ctx, args[1:])
 	case "service":
 		err = runService(ctx, args[1:])
 	default:
@@ -43,6 +46,15 @@ func main() {
 		fmt.Fprintln(os.Stderr, "chaos:", err)
 		os.Exit(1)
 	}
+}
+
+func runKafkas(ctx context.Context, args []string) error {
+	flags := flag.NewFlagSet("kafkas", flag.ExitOnError)
+	clean := flags.Duration("clean", 0, "how often cleaners run; 0: hardly ever")
+	if err := flags.Parse(args); err != nil {
+		return err
+	}
+	return chaos.RunKafkas(ctx, os.Stdout, *clean)
 }
 
 func runNATS(ctx context.Context, args []string) error {

@@ -1,0 +1,445 @@
+package crossing
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/starferry/starferry"
+	"github.com/starferry/starferry/internal/chaos/checker"
+	"github.com/starferry/starferry/internal/chaos/proxy"
+	"github.com/starferry/starferry/internal/estate"
+	"github.com/starferry/starferry/internal/kafkatest"
+	"github.com/starferry/starferry/internal/process"
+	"github.com/starferry/starferry/internal/wire"
+	"github.com/starferry/starferry/replication"
+)
+
+// Options describe a world.
+type Options struct {
+	Binary string        // the program starferry
+	Self   string        // this program, which serves in-process clusters and NATS
+	Dir    string        // for data and logs; it exists
+	Kafka  string        // version of real brokers; empty: in-process ones
+	Jars   string        // where their jars are
+	Lease  time.Duration // of the shards of this program
+	Out    io.Writer
+}
+
+const link starferry.LinkName = "crossing"
+
+const (
+	agentRole = "agent"
+	natsRole  = "nats"
+	// smallDisk is the shard whose store lies on a disk that can be filled.
+	smallDisk = "shard-3"
+)
+
+func shardRoles() []string { return []string{"shard-1", "shard-2", smallDisk} }
+
+// World is everything that runs.
+type World struct {
+	Options
+	cargoes   []cargo
+	lanes     []starferry.TopicPartition
+	addresses [2]string // of old and new, past the proxies
+	proxies   [2]*proxy.Proxy
+	brokers   [2]*kafkatest.Broker // nil: in-process
+	kafkas    *process.Process     // of the in-process ones
+	natsURL   string
+	disk      bool // there is a small disk
+
+	processes *process.Set
+	estate    *estate.Estate
+	conn      *nats.Conn
+	client    *replication.Client
+	load      *load
+	source    *reader // all of it
+	committed *reader // what is committed of topics with transactions
+	target    *reader
+	asked     map[starferry.TopicPartition][2]starferry.Offset // up to where the map was checked, forward and back
+	closers   []func()
+
+	mu    sync.Mutex
+	roles map[string]*process.Process
+	busy  map[string]bool // what a fault has taken for itself
+}
+
+// Open starts a world. Close ends it.
+func Open(ctx context.Context, o Options) (*World, error) {
+	w := &World{Options: o, cargoes: cargoes(o.Kafka != ""), processes: process.NewSet(o.Dir), roles: map[string]*process.Process{},
+		busy: map[string]bool{}, asked: map[starferry.TopicPartition][2]starferry.Offset{}}
+	w.lanes = lanesOf(w.cargoes)
+	w.onClose(w.processes.Close)
+	for _, step := range []func(context.Context) error{w.startKafkas, w.startProxies, w.topics, w.programs, w.begin} {
+		if err := step(ctx); err != nil {
+			w.Close()
+			return nil, fmt.Errorf("open world: %w", err)
+		}
+	}
+	return w, nil
+}
+
+func (w *World) onClose(f func()) { w.closers = append(w.closers, f) }
+
+// Close ends all that runs.
+func (w *World) Close() {
+	for i := len(w.closers) - 1; i >= 0; i-- {
+		w.closers[i]()
+	}
+	w.closers = nil
+}
+
+func (w *World) startKafkas(ctx context.Context) error {
+	if w.Kafka != "" {
+		for i, name := range []string{estate.Old, estate.New} {
+			b, err := kafkatest.StartBroker(ctx, kafkatest.BrokerOptions{Version: w.Kafka, Jars: w.Jars, Dir: filepath.Join(w.Dir, name)})
+			if err != nil {
+				return err
+			}
+			w.onClose(func() { _ = b.Kill() }) // its data is thrown away anyway
+			w.brokers[i], w.addresses[i] = b, b.Addr
+		}
+		return nil
+	}
+	var err error
+	w.kafkas, err = w.processes.Start(process.Spec{Name: "kafkas", Path: w.Self, Args: []string{"kafkas", "-clean", "1s"}})
+	if err != nil {
+		return err
+	}
+	err = until(ctx, 20*time.Second, often, func() (bool, error) {
+		lines := strings.Fields(w.kafkas.Tail())
+		if len(lines) >= 2 {
+			copy(w.addresses[:], lines)
+		}
+		return len(lines) >= 2, nil
+	})
+	if err != nil {
+		return fmt.Errorf("the in-process Kafkas did not start: %w: %s", err, w.kafkas.Tail())
+	}
+	return nil
+}
+
+func (w *World) startProxies(context.Context) error {
+	for i, a := range w.addresses {
+		p, err := proxy.Open(a)
+		if err != nil {
+			return err
+		}
+		w.onClose(func() { _ = p.Close() })
+		w.proxies[i] = p
+	}
+	return nil
+}
+
+// topics makes the topics on the source, and opens readers and load.
+func (w *World) topics(ctx context.Context) error {
+	c, err := wire.Open(starferry.Cluster{Name: estate.Old, Brokers: []string{w.addresses[0]}})
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	var txn []starferry.TopicPartition
+	for _, g := range w.cargoes {
+		if err := c.CreateTopic(ctx, wire.TopicSpec{Topic: g.topic, Partitions: g.partitions, Replication: 1, Configs: g.configs}); err != nil {
+			return err
+		}
+		if g.txn {
+			txn = append(txn, lanesOf([]cargo{g})...)
+		}
+	}
+	for _, r := range []struct {
+		into      **reader
+		address   string
+		lanes     []starferry.TopicPartition
+		committed bool
+	}{{&w.source, w.addresses[0], w.lanes, false}, {&w.committed, w.addresses[0], txn, true}, {&w.target, w.addresses[1], w.lanes, false}} {
+		if *r.into, err = openReader(r.address, r.lanes, r.committed); err != nil {
+			return err
+		}
+		w.onClose((*r.into).client.Close)
+	}
+	w.load = newLoad(w.addresses[0])
+	group, inner := errgroup.WithContext(ctx)
+	for _, g := range w.cargoes {
+		if g.sparse {
+			group.Go(func() error { return w.load.prelude(inner, g) })
+		}
+	}
+	if err := group.Wait(); err != nil {
+		return err
+	}
+	w.load.start(w.cargoes)
+	w.onClose(w.load.close)
+	return nil
+}
+
+// programs starts NATS, shards and agent.
+func (w *World) programs(ctx context.Context) error {
+	address, err := estate.FreeAddress()
+	if err != nil {
+		return err
+	}
+	w.natsURL = "nats://" + address
+	var ways [2]string
+	for i, a := range w.addresses {
+		if ways[i], err = w.proxies[i].Address(a); err != nil {
+			return err
+		}
+	}
+	w.estate, err = estate.Open(estate.Plan{Dir: w.Dir, Binary: w.Binary, Old: ways[0], New: ways[1], NATS: w.natsURL, Processes: w.processes})
+	if err != nil {
+		return err
+	}
+	if w.disk, err = w.mountSmallDisk(); err != nil {
+		return err
+	}
+	if err := w.startAll(); err != nil {
+		return err
+	}
+	w.conn, err = nats.Connect(w.natsURL, nats.RetryOnFailedConnect(true), nats.MaxReconnects(-1), nats.ReconnectWait(100*time.Millisecond))
+	if err != nil {
+		return err
+	}
+	w.onClose(w.conn.Close)
+	// The harness asks past the proxies.
+	w.client = replication.NewClient(w.conn, map[starferry.ClusterName]starferry.Cluster{
+		estate.Old: {Name: estate.Old, Brokers: []string{w.addresses[0]}},
+		estate.New: {Name: estate.New, Brokers: []string{w.addresses[1]}},
+	}, slog.New(slog.DiscardHandler))
+	w.onClose(func() { _ = w.client.Close() })
+	return nil
+}
+
+// mountSmallDisk puts the directory of one shard on a disk of its own.
+func (w *World) mountSmallDisk() (bool, error) {
+	dir := w.storeOf(smallDisk)
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return false, err
+	}
+	if err := mountDisk(dir, diskSize); err != nil {
+		w.say("no disk will be full: %v", err)
+		return false, nil
+	}
+	w.onClose(func() {
+		if err := unmountDisk(dir); err != nil {
+			w.say("unmount %s: %v", dir, err)
+		}
+	})
+	return true, nil
+}
+
+// diskSize is what the maps of a short campaign need, several times over.
+const diskSize = 64 << 20
+
+func (w *World) storeOf(shard string) string {
+	return filepath.Join(w.Dir, "data", "shards", shard)
+}
+
+// begin waits until the link runs.
+func (w *World) begin(ctx context.Context) error {
+	// The shards make the buckets, whose time to live is theirs.
+	err := until(ctx, 30*time.Second, rare, func() (bool, error) {
+		_, err := w.conn.Request("starferry.shard.shard-1.lag", []byte(`{"link":"none"}`), time.Second)
+		return err == nil, nil
+	})
+	if err != nil {
+		return fmt.Errorf("no shard answers: %w", err)
+	}
+	return w.ensure(ctx)
+}
+
+// ensure asks for the link, as an operator would, until it is there.
+func (w *World) ensure(ctx context.Context) error {
+	var topics []starferry.Topic
+	for _, c := range w.cargoes {
+		topics = append(topics, c.topic)
+	}
+	var last error
+	err := until(ctx, settleWithin, rare, func() (bool, error) {
+		short, cancel := context.WithTimeout(ctx, 20*time.Second)
+		defer cancel()
+		_, last = w.client.Ensure(short, replication.LinkSpec{Name: link, Source: estate.Old, Target: estate.New, Topics: topics, Buckets: 16})
+		return last == nil, nil
+	})
+	if err != nil {
+		return fmt.Errorf("the link is not made: %w", errors.Join(err, last))
+	}
+	return nil
+}
+
+// start starts a role that does not run.
+func (w *World) start(name string) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if p := w.roles[name]; p != nil && p.Running() {
+		return nil
+	}
+	var p *process.Process
+	var err error
+	switch name {
+	case natsRole:
+		p, err = w.processes.Start(process.Spec{Name: natsRole, Path: w.Self,
+			Args: []string{"nats", "-listen", strings.TrimPrefix(w.natsURL, "nats://"), "-dir", filepath.Join(w.Dir, "jetstream")}})
+	case agentRole:
+		p, err = w.estate.Agent()
+	default:
+		p, err = w.estate.Shard(name)
+	}
+	w.roles[name] = p
+	return err
+}
+
+// startAll starts what does not run, as a supervisor would.
+func (w *World) startAll() error {
+	for _, name := range append([]string{natsRole, agentRole}, shardRoles()...) {
+		if err := w.start(name); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (w *World) role(name string) *process.Process {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.roles[name]
+}
+
+// How long the copy may take to catch up when all is well again.
+const settleWithin = 120 * time.Second
+
+// errStuck is a copy that does not catch up, or a lane that has stopped.
+var errStuck = errors.New("the copy does not catch up")
+
+// caughtUp waits until no lane lags. A lane that has stopped is no better for
+// waiting.
+func (w *World) caughtUp(ctx context.Context) error {
+	why := "no status"
+	err := until(ctx, settleWithin, rare, func() (bool, error) {
+		short, cancel := context.WithTimeout(ctx, 10*time.Second)
+		defer cancel()
+		s, err := w.client.Status(short, link)
+		if err != nil {
+			why = err.Error()
+			return false, nil
+		}
+		why = ""
+		for _, l := range s.Lanes {
+			if l.State == replication.Stopped {
+				return false, fmt.Errorf("%w: lane %s has stopped: %s", errStuck, l.Partition, l.Reason)
+			}
+			if l.State != replication.Copying || l.Lag != 0 {
+				why += fmt.Sprintf("\n  %s of %s is %s with lag %d: %s", l.Partition, l.Owner, l.State, l.Lag, l.Reason)
+			}
+		}
+		return why == "" && len(s.Lanes) > 0, nil
+	})
+	if errors.Is(err, context.DeadlineExceeded) {
+		return fmt.Errorf("%w within %s: %s", errStuck, settleWithin, why)
+	}
+	return err
+}
+
+// readAll reads what is new on both clusters, the target first: what it holds
+// must be on the source by then.
+func (w *World) readAll(ctx context.Context) error {
+	for _, r := range []*reader{w.target, w.source, w.committed} {
+		if err := r.read(ctx); err != nil {
+			return err
+		}
+	}
+	for _, tp := range w.committed.lanes {
+		markAborted(w.source.logs[tp], w.committed.logs[tp])
+	}
+	return nil
+}
+
+// balance lets the checker compare all of both logs, and the answers there are.
+func (w *World) balance(behind bool, forward, back map[starferry.TopicPartition]checker.Answers) checker.Balance {
+	var all checker.Balance
+	for _, g := range w.cargoes {
+		for _, tp := range lanesOf([]cargo{g}) {
+			all.Add(checker.Crossing{
+				Lane: tp, Compacted: g.compacted, Behind: behind, Source: w.source.logs[tp], Target: w.target.logs[tp],
+				Sent: w.load.sentTo(tp), Forward: forward[tp], Back: back[tp],
+			}.Balance())
+		}
+	}
+	return all
+}
+
+// check compares both logs, and the map for what is new, or for everything.
+func (w *World) check(ctx context.Context, everything bool) (checker.Balance, error) {
+	ctx, cancel := context.WithTimeout(ctx, settleWithin)
+	defer cancel()
+	if err := w.readAll(ctx); err != nil {
+		return checker.Balance{}, err
+	}
+	if everything {
+		clear(w.asked)
+	}
+	forward, back, err := w.ask(ctx)
+	if err != nil {
+		return checker.Balance{}, err
+	}
+	return w.balance(false, forward, back), nil
+}
+
+// checkStuck compares what a copy that is stuck has left.
+func (w *World) checkStuck(ctx context.Context) (checker.Balance, error) {
+	ctx, cancel := context.WithTimeout(ctx, settleWithin)
+	defer cancel()
+	if err := w.readAll(ctx); err != nil {
+		return checker.Balance{}, err
+	}
+	return w.balance(true, nil, nil), nil
+}
+
+// How often things are asked for: cheap ones, and others.
+const (
+	often = 20 * time.Millisecond
+	rare  = 200 * time.Millisecond
+)
+
+// until asks f again and again until it says yes.
+func until(ctx context.Context, within, every time.Duration, f func() (bool, error)) error {
+	ctx, cancel := context.WithTimeout(ctx, within)
+	defer cancel()
+	tick := time.NewTicker(every)
+	defer tick.Stop()
+	for {
+		if ok, err := f(); ok || err != nil {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("gave up after %s: %w", within, context.Cause(ctx))
+		case <-tick.C:
+		}
+	}
+}
+
+// pause waits. Faults are about time.
+func pause(ctx context.Context, d time.Duration) {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+	case <-t.C:
+	}
+}
+
+func (w *World) say(format string, args ...any) {
+	fmt.Fprintf(w.Out, "%s "+format+"\n", append([]any{time.Now().Format("15:04:05")}, args...)...)
+}
