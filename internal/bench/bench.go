@@ -109,20 +109,21 @@ func (b *bench) runAll(ctx context.Context, wanted []part) (Values, []failure) {
 // patience bounds a part.
 const patience = 10 * time.Minute
 
-// runOne runs a part with a directory of its own, and empties the brokers.
+// runOne runs a part with a directory of its own and on empty brokers.
 func (b *bench) runOne(ctx context.Context, p part) (Values, error) {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
+	if b.brokers != nil {
+		if err := b.brokers.clear(ctx); err != nil {
+			return nil, err
+		}
+	}
 	dir := filepath.Join(b.dir, p.name)
 	if err := os.Mkdir(dir, 0o755); err != nil {
 		return nil, err
 	}
 	defer os.RemoveAll(dir)
-	values, err := p.run(b, ctx, dir)
-	if b.brokers != nil {
-		err = errors.Join(err, b.brokers.clear(ctx))
-	}
-	return values, err
+	return p.run(b, ctx, dir)
 }
 
 // choose finds parts by name, in their own order.

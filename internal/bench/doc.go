@@ -7,7 +7,7 @@
 //   - part: one measurement with its method; parts run one after the other and
 //     each can run alone.
 //   - figure: one number with its unit, and the bar it has to reach if it has one.
-//   - pair: two real brokers that all parts share; a part leaves them empty.
+//   - pair: two real brokers that all parts share; each part finds them empty.
 //   - ferry: starferry as users run it, an agent and shards, for one part.
 //
 // # Rules

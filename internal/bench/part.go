@@ -10,7 +10,7 @@ import (
 )
 
 // part is one measurement. It may use the directory, and the pair of brokers,
-// which are emptied behind it.
+// which are empty when it begins.
 type part struct {
 	name string
 	what string

@@ -16,8 +16,8 @@ import (
 )
 
 // recovery kills a shard with kill -9 once it has copied 10,000 batches, deletes
-// its offset maps, so that none of them is mapped any more, adds a batch to each
-// partition, and starts the shard again at once under its own id. It has
+// its offset maps and all that JetStream's object store holds of them, so that
+// none of the batches is mapped any more, adds one to each partition, and starts the shard again at once under its own id. It has
 // recovered when every lane copies and has nothing left to copy. The clock starts
 // when the dead process's lease has run out or the new one was started, whatever
 // came later; the figure that includes the wait stands beside it.
@@ -36,11 +36,11 @@ func recovery(b *bench, ctx context.Context, dir string) (values Values, err err
 	if err := r.kill(ctx, load); err != nil {
 		return nil, err
 	}
-	if err := os.RemoveAll(r.f.store(first)); err != nil {
+	if err := r.forget(ctx); err != nil {
 		return nil, err
 	}
 	started := time.Now()
-	shard, err := r.f.Shard(first)
+	shard, err := r.f.Shard(doomed)
 	if err != nil {
 		return nil, err
 	}
@@ -95,8 +95,8 @@ func takeover(b *bench, ctx context.Context, dir string) (values Values, err err
 	return Values{"takeover_64_buckets_s": copied.Sub(began).Seconds()}, err
 }
 
-// first is the shard that is killed.
-const first = "first"
+// doomed is the shard that is killed.
+const doomed = "doomed"
 
 // outage is a link whose only shard is about to be killed.
 type outage struct {
@@ -129,7 +129,7 @@ func (b *bench) outage(ctx context.Context, dir string, load Load) (*outage, err
 }
 
 func (r *outage) copy(ctx context.Context, load Load) (err error) {
-	if r.shard, err = r.f.Shard(first); err != nil {
+	if r.shard, err = r.f.Shard(doomed); err != nil {
 		return err
 	}
 	if err := r.f.replicate(ctx, load.Topic); err != nil {
@@ -145,7 +145,7 @@ func (r *outage) copy(ctx context.Context, load Load) (err error) {
 	if r.lease, err = js.KeyValue(ctx, "starferry_shards"); err != nil {
 		return err
 	}
-	e, err := r.lease.Get(ctx, first)
+	e, err := r.lease.Get(ctx, doomed)
 	if err != nil {
 		return fmt.Errorf("read the shard's lease: %w", err)
 	}
@@ -162,11 +162,29 @@ func (r *outage) kill(ctx context.Context, load Load) error {
 	return more.Write(ctx, r.p.source.cluster, int64(load.Records/load.Partitions))
 }
 
+// forget deletes the maps: the target's log alone knows then where records went.
+func (r *outage) forget(ctx context.Context) error {
+	if err := os.RemoveAll(r.f.store(doomed)); err != nil {
+		return err
+	}
+	js, err := jetstream.New(r.f.nc)
+	if err != nil {
+		return err
+	}
+	names := js.ObjectStoreNames(ctx)
+	for name := range names.Name() {
+		if err := js.DeleteObjectStore(ctx, name); err != nil {
+			return fmt.Errorf("delete object store %s: %w", name, err)
+		}
+	}
+	return names.Error()
+}
+
 // leaseEnd waits until the store has no lease of the dead process any more: the
 // key is gone, or belongs to who came after it. It returns the time.
 func (r *outage) leaseEnd(ctx context.Context) time.Time {
 	for {
-		e, err := r.lease.Get(ctx, first)
+		e, err := r.lease.Get(ctx, doomed)
 		if errors.Is(err, jetstream.ErrKeyNotFound) || err == nil && string(e.Value()) != r.held {
 			return time.Now()
 		}

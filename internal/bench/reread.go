@@ -48,7 +48,7 @@ const (
 // MirrorMaker 2 has its defaults for offsets (offset.lag.max, checkpoints,
 // sync.group.offsets.enabled) and puts the groups' commits on the target by
 // itself; a partition it commits nothing for is read from its start. Ours are
-// translated by the call that scripts make. The figures are means over the
+// translated by what stands behind the script's word translate_offset. The figures are means over the
 // partitions.
 func reread(b *bench, ctx context.Context, dir string) (Values, error) {
 	p, err := b.pair(ctx)
