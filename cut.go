@@ -69,6 +69,7 @@ const (
 	Compacted Reason = "compacted" // removed by the source's cleaner
 	Deleted   Reason = "deleted"   // removed by the source's retention before it was copied
 	Filtered  Reason = "filtered"  // left out by the link's own rules
+	Returned  Reason = "returned"  // a copy of the target's own record, not sent back
 )
 
 // Answer is the translation of one offset.

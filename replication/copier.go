@@ -28,7 +28,8 @@ type copier struct {
 	spec     LinkSpec
 	shard    ShardID
 	src, tgt *wire.Cluster
-	state    *stateLog
+	origin   *stateLog // of the source
+	state    *stateLog // of the target
 	maps     *offsetmap.Store
 	lease    *lease
 	budget   *budget
@@ -48,6 +49,7 @@ type copier struct {
 	fetchers map[int32]*fetcher
 	senders  map[int32]*sender
 	rules    map[starferry.Topic]rules  // by target topic
+	loops    map[starferry.Topic]*loop  // by target topic
 	lanes    []starferry.TopicPartition // of the whole link
 	ids      map[place]string           // topic ids, at first sight
 	trouble  error                      // why the lanes are not known
@@ -66,12 +68,13 @@ type running struct {
 // refreshEvery is how often a link looks for new partitions and lost topics.
 const refreshEvery = 5 * time.Second
 
-func newCopier(ctx context.Context, spec LinkSpec, s *Shard, src, tgt *wire.Cluster, state *stateLog) *copier {
+func newCopier(ctx context.Context, spec LinkSpec, s *Shard, src, tgt *wire.Cluster) *copier {
 	c := &copier{
-		spec: spec, shard: s.cfg.ID, src: src, tgt: tgt, state: state, maps: s.maps, lease: s.lease, budget: s.budget, snaps: s.snaps,
+		spec: spec, shard: s.cfg.ID, src: src, tgt: tgt, origin: s.states[spec.Source], state: s.states[spec.Target],
+		maps: s.maps, lease: s.lease, budget: s.budget, snaps: s.snaps,
 		log: s.log, unfenced: s.cfg.UnfencedWait, renew: s.cfg.renew,
 		buckets: map[int]*running{}, fetchers: map[int32]*fetcher{}, senders: map[int32]*sender{},
-		rules: map[starferry.Topic]rules{}, ids: map[place]string{}, missing: map[place]bool{},
+		rules: map[starferry.Topic]rules{}, loops: map[starferry.Topic]*loop{}, ids: map[place]string{}, missing: map[place]bool{},
 		now: spec, look: make(chan struct{}, 1),
 	}
 	if spec.RateBytes > 0 {
@@ -356,10 +359,16 @@ const defaultMaxMessage = 1048588
 func (c *copier) rulesOf(t starferry.Topic) rules {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if r, ok := c.rules[t]; ok {
-		return r
+	r, ok := c.rules[t]
+	if !ok {
+		r = rules{limits: batch.Limits{Decompressed: maxDecompressed, Batch: defaultMaxMessage}}
 	}
-	return rules{limits: batch.Limits{Decompressed: maxDecompressed, Batch: defaultMaxMessage}}
+	if r.loop = c.loops[t]; r.loop == nil {
+		from, _ := c.spec.SourceOf(t)
+		r.loop = newLoop(c, from, t)
+		c.loops[t] = r.loop
+	}
+	return r
 }
 
 func (c *copier) tooLarge(l *lane, at starferry.Offset, size int, err error) {

@@ -114,10 +114,15 @@ func (f *fetcher) handOn(a asked, p *kmsg.FetchResponseTopicPartition) (next sta
 	a.l.mu.Lock()
 	r := a.l.rules
 	a.l.mu.Unlock()
-	es, err := classify(p, a.from, r)
+	es, err := r.read(f.c.ctx, p, a.from)
 	if err != nil {
-		if a.l.current(a.term) {
-			a.l.stop(fmt.Errorf("copy %s of %s: %w", a.l.tp, f.c.spec.Source, err))
+		err = fmt.Errorf("copy %s of %s: %w", a.l.tp, f.c.spec.Source, err)
+		var h halting
+		switch {
+		case !errors.As(err, &h):
+			f.missed(a, err)
+		case a.l.current(a.term):
+			a.l.stop(err)
 		}
 		return 0, false
 	}

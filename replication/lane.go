@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"slices"
 	"sync"
+	"time"
 
 	"github.com/starferry/starferry"
 	"github.com/starferry/starferry/internal/wire"
@@ -63,6 +64,11 @@ type lane struct {
 	fetching bool // in the session
 	queued   bool // queued at the sender
 
+	wrote time.Time // when a batch was last taken
+	// remembered is how old a record may be so that the target's leader certainly
+	// still knows its producer.
+	remembered time.Duration
+
 	waiters []waiter
 }
 
@@ -95,6 +101,7 @@ const (
 
 // start makes a recovered lane copy from the map's end on.
 func (l *lane) start(p wire.Producer, r rules) {
+	remembered := l.c.remembered()
 	l.mu.Lock()
 	switch {
 	case l.state == Stopped || l.closed: // while it was read back
@@ -108,6 +115,7 @@ func (l *lane) start(p wire.Producer, r rules) {
 	l.term++
 	l.active = true
 	l.producer, l.rules = p, r
+	l.remembered, l.wrote = remembered, time.Time{}
 	l.pipe.reset()
 	source, _ := l.omap.Next()
 	l.began, l.fetch, l.proven = source, source, true
@@ -189,12 +197,19 @@ func (l *lane) take() (e *entry, term uint64) {
 	if !l.active {
 		return nil, 0
 	}
+	now := time.Now()
+	if err := l.readyLocked(now); err != nil {
+		l.haltLocked(Recovering, err.Error())
+		l.bucket.refence(l, err)
+		return nil, 0
+	}
 	if !l.rules.compacted && l.pipe.waitingToSend() {
 		l.c.budget.take(l.pipe.merge(l.rules.limits.Batch))
 	}
 	again := false
 	if e, again = l.pipe.take(); e != nil {
 		if !again { // a repetition is the same to the byte
+			e.newest = newestOf(e, l.rules, now)
 			batch.Stamp(e.batch, l.producer.ID, l.producer.Epoch, e.seq)
 		}
 		l.kickLocked()
@@ -241,7 +256,7 @@ func (l *lane) repeat(term uint64, e *entry, err error) {
 		l.mu.Unlock()
 		return
 	}
-	l.pipe.fail(e)
+	l.pipe.fail(e, !unsent(err))
 	l.sender = nil
 	settled := !l.pipe.halt
 	l.failures++

@@ -23,6 +23,8 @@ type entry struct {
 	epoch   int32 // of the source's leader that appended it
 	seq     int32 // base sequence, once stamped
 	stamped bool
+	unsure  bool  // it may have been written by a sending that failed
+	newest  int64 // by which a leader remembers it, Unix milliseconds, once stamped
 	phase   phase
 	target  starferry.Offset // base offset on the target, once acked
 }
@@ -48,6 +50,7 @@ type pipeline struct {
 	window int   // most entries in flight
 	out    int   // entries in flight
 	halt   bool  // an entry failed: nothing is sent until all in flight are back
+	unsure bool  // an entry is or was
 	bytes  int64
 }
 
@@ -99,9 +102,11 @@ func (p *pipeline) ack(e *entry, target starferry.Offset) {
 	p.settle()
 }
 
-// fail notes that an entry has to be sent again.
-func (p *pipeline) fail(e *entry) {
+// fail notes that an entry has to be sent again. Unsure: it may have arrived.
+func (p *pipeline) fail(e *entry, unsure bool) {
 	p.out--
+	e.unsure = e.unsure || unsure
+	p.unsure = p.unsure || unsure
 	e.phase = failed
 	p.halt = true
 	p.settle()

@@ -59,7 +59,7 @@ func (l *lane) recover(ctx context.Context, f *fence) (a anchor, start starferry
 	l.readBack = 0
 	l.mu.Unlock()
 	own := anchor{
-		Link: l.c.spec.Name, Lane: l.tp, PID: f.producer.ID, Epoch: f.producer.Epoch,
+		Link: l.c.spec.Name, From: l.c.spec.Source, Lane: l.tp, To: l.to, PID: f.producer.ID, Epoch: f.producer.Epoch,
 		SourceTopic: topicID(f.source, l.tp.Topic), TargetTopic: topicID(f.target, l.to.Topic),
 	}
 	anchors, err := l.anchors(own)

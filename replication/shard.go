@@ -339,10 +339,12 @@ func (s *Shard) newLink(ctx context.Context, spec LinkSpec) (*copier, error) {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.states[spec.Target] == nil {
-		s.states[spec.Target] = newStateLog(tgt)
+	for _, c := range []*wire.Cluster{src, tgt} {
+		if s.states[c.Name()] == nil {
+			s.states[c.Name()] = newStateLog(c)
+		}
 	}
-	c := newCopier(ctx, spec, s, src, tgt, s.states[spec.Target])
+	c := newCopier(ctx, spec, s, src, tgt)
 	s.copiers[spec.Name] = c
 	return c, nil
 }

@@ -22,6 +22,8 @@ type rules struct {
 	// compacted: records may vanish from it, so that their batches have to tell
 	// where they came from. They are not merged: the fewer records, the surer.
 	compacted bool
+	// loop tells returned copies; nil where nothing can come back.
+	loop *loop
 }
 
 // maxDecompressed bounds the memory of one batch that has to be re-encoded.
@@ -85,6 +87,12 @@ func classifyBatch(b batch.Batch, class batch.Class, from starferry.Offset, r ru
 		return []*entry{hole(from, b.NextOffset(), starferry.Control)}, nil
 	case class == batch.Aborted:
 		return []*entry{hole(from, b.NextOffset(), starferry.Aborted)}, nil
+	}
+	switch back, err := r.loop.returned(b); {
+	case err != nil:
+		return nil, err
+	case back:
+		return []*entry{hole(from, b.NextOffset(), starferry.Returned)}, nil
 	case b.Count() == 0:
 		return []*entry{hole(from, b.NextOffset(), starferry.Compacted)}, nil
 	}

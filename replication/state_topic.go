@@ -42,7 +42,9 @@ type claim struct {
 // sequence of any batch tells its records' place among the source's.
 type anchor struct {
 	Link   starferry.LinkName       `json:"link"`
-	Lane   starferry.TopicPartition `json:"lane"`
+	From   starferry.ClusterName    `json:"from,omitempty"` // the cluster the lane reads
+	Lane   starferry.TopicPartition `json:"lane"`           // there
+	To     starferry.TopicPartition `json:"to,omitzero"`    // on this cluster
 	PID    int64                    `json:"pid"`
 	Epoch  int16                    `json:"epoch"`
 	Source starferry.Offset         `json:"source"`
@@ -75,6 +77,8 @@ type stateLog struct {
 	group   sync.Mutex // guards open
 	open    *writing
 	flushed sync.Mutex // one flush at a time
+
+	looks looks
 }
 
 type writing struct {
@@ -140,6 +144,9 @@ func (s *stateLog) make(ctx context.Context) error {
 		return err
 	}
 	if err := settled(ctx, s.c, stateTopic, 1); err != nil {
+		return err
+	}
+	if err := s.everywhere(ctx); err != nil {
 		return err
 	}
 	s.made = true

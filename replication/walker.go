@@ -40,8 +40,8 @@ func (w *walker) peek(ctx context.Context, next starferry.Offset) (piece, error)
 		if err != nil {
 			return piece{}, err
 		}
-		if w.queue, err = classify(p, next, w.rules); err != nil {
-			return piece{}, halting{err}
+		if w.queue, err = w.rules.read(ctx, p, next); err != nil {
+			return piece{}, err
 		}
 		if w.back != nil {
 			w.back.queue = append(w.back.queue, w.queue...)

@@ -31,6 +31,7 @@ type world struct {
 	nc       *nats.Conn
 	client   *Client
 	asks     LinkSpec // what ensure asks for beside topics
+	suffix   string   // of the link's name
 	log      *slog.Logger
 
 	once sync.Once
@@ -91,7 +92,7 @@ func (w *world) ensure(topics ...starferry.Topic) (Ensured, error) {
 
 // name is the link's: unique where clusters are shared by tests.
 func (w *world) name() starferry.LinkName {
-	name := []byte(w.t.Name())
+	name := []byte(w.t.Name() + w.suffix)
 	for i, b := range name {
 		if !(b >= 'a' && b <= 'z' || b >= 'A' && b <= 'Z' || b >= '0' && b <= '9') {
 			name[i] = '-'

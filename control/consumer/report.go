@@ -212,11 +212,16 @@ func (r *reporter) retire(ctx context.Context) {
 	}
 }
 
-// publish composes the lease of this moment. It runs on the loop.
+// publish puts the lease of this moment. It runs on the loop.
 func (c *Consumer) publish() {
 	if c.cfg.NATS == nil || !c.started || c.done {
 		return
 	}
+	c.reporter.offer(c.compose())
+}
+
+// compose says how the instance stands. It runs on the loop.
+func (c *Consumer) compose() control.Lease {
 	l := c.machine.Lease()
 	l.Library, l.Host, l.PID, l.At = library, c.host, os.Getpid(), time.Now().UnixMilli()
 	l.Topics = c.cfg.Topics
@@ -247,7 +252,7 @@ func (c *Consumer) publish() {
 		}
 	}
 	slices.SortFunc(l.Pauses, func(a, b control.Pause) int { return a.Partition.Compare(b.Partition) })
-	c.reporter.offer(l)
+	return l
 }
 
 // firstHanded notes the first record of a partition in a session, for the

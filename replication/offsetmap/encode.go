@@ -141,7 +141,7 @@ func (r *reader) segment(b *block) segment {
 		s.kind = copied
 		s.target += r.offset()
 	}
-	if s.kind > unknown || s.count <= 0 || s.count > int64(maxOffset) || s.source > maxOffset || s.target > maxOffset {
+	if s.kind > unknown && s.kind != holeReturned || s.count <= 0 || s.count > int64(maxOffset) || s.source > maxOffset || s.target > maxOffset {
 		r.bad = true
 	}
 	return s

@@ -163,7 +163,8 @@ func (m *Map) forwardRange(to *starferry.Place, r starferry.Range) (behind int64
 
 // backRange translates a handled range of the target: from its first to its
 // last copied record. What lies between on the source and has no copy is
-// handled with it, but for unknown stretches.
+// handled with it, but for unknown stretches and for copies that were not sent
+// back: those are records of the target's own, handled or not by themselves.
 func (m *Map) backRange(to *starferry.Place, r starferry.Range) (behind int64, certain bool, err error) {
 	_, passed := m.Next()
 	behind = max(0, int64(r.To-passed))
@@ -190,6 +191,7 @@ type backWalk struct {
 	want      starferry.Range  // on the target
 	end       starferry.Offset // behind the last run that was visited
 	uncertain bool             // an unknown stretch came after it
+	apart     bool             // records of the target's own came after it
 	found     starferry.Range  // on the source
 	lost      bool             // the range may hold copies of unknown records
 	to        *starferry.Place
@@ -197,9 +199,8 @@ type backWalk struct {
 
 // visit takes the next segment, and wants more until the range is passed.
 func (w *backWalk) visit(s segment) bool {
-	if s.kind == unknown {
-		w.uncertain = true
-	}
+	w.uncertain = w.uncertain || s.kind == unknown
+	w.apart = w.apart || s.kind == holeReturned
 	if s.kind != copied {
 		return true
 	}
@@ -207,13 +208,13 @@ func (w *backWalk) visit(s segment) bool {
 	from, end := max(s.target, w.want.From), min(s.targetEnd(), w.want.To)
 	if from < end {
 		piece := starferry.Range{From: s.source + (from - s.target), To: s.source + (end - s.target)}
-		if w.found.To == 0 || w.uncertain {
+		if w.found.To == 0 || w.uncertain || w.apart {
 			cover(w.to, w.found)
 			w.found = piece
 		}
 		w.found.To = piece.To
 	}
-	w.end, w.uncertain = s.targetEnd(), false
+	w.end, w.uncertain, w.apart = s.targetEnd(), false, false
 	return w.end < w.want.To && !w.lost
 }
 

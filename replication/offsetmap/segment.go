@@ -52,9 +52,10 @@ const (
 	holeFiltered
 	unknown
 	copiedBehindGap // in storage only: the size of the gap follows
+	holeReturned
 )
 
-func (k kind) hole() bool { return k >= holeControl && k <= holeFiltered }
+func (k kind) hole() bool { return k >= holeControl && k <= holeFiltered || k == holeReturned }
 
 func (k kind) reason() starferry.Reason {
 	switch k {
@@ -68,13 +69,15 @@ func (k kind) reason() starferry.Reason {
 		return starferry.Deleted
 	case holeFiltered:
 		return starferry.Filtered
+	case holeReturned:
+		return starferry.Returned
 	}
 	return ""
 }
 
 func holeKind(why starferry.Reason) (kind, error) {
-	for k := holeControl; k <= holeFiltered; k++ {
-		if k.reason() == why {
+	for k := copied; k <= holeReturned; k++ {
+		if k.hole() && k.reason() == why {
 			return k, nil
 		}
 	}
