@@ -207,7 +207,7 @@ func (b *bucket) take(ctx context.Context) ([]*lane, error) {
 	for _, tp := range tps {
 		l := b.lanes[tp]
 		if l == nil {
-			l = &lane{tp: tp, to: b.c.spec.targetPart(tp), bucket: b, c: b.c, attempt: spec.Attempt, state: Recovering, end: -1}
+			l = &lane{tp: tp, to: b.c.spec.targetPart(tp), bucket: b, c: b.c, edits: spec.edits(tp), attempt: spec.Attempt, state: Recovering, end: -1}
 			b.lanes[tp] = l
 		}
 		if l.status().State != Stopped {
@@ -256,7 +256,7 @@ func (b *bucket) reviveOnce(ctx context.Context, l *lane, f *fence) error {
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
-	l.start(f.producer, b.c.rulesOf(l.to.Topic))
+	l.start(f.producer, l.laneRules())
 	return nil
 }
 

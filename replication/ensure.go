@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/starferry/starferry"
+	"github.com/starferry/starferry/internal/wire"
 )
 
 // Ensured is what Ensure did.
@@ -41,7 +42,7 @@ func (c *Client) Ensure(ctx context.Context, want LinkSpec) (Ensured, error) {
 	if err := makeTopics(ctx, src, tgt, want); err != nil {
 		return Ensured{}, fmt.Errorf("ensure link %s: %w", want.Name, err)
 	}
-	spec, err := c.put(ctx, want)
+	spec, err := c.put(ctx, src, want)
 	if err != nil {
 		return Ensured{}, fmt.Errorf("ensure link %s: %w", want.Name, err)
 	}
@@ -56,7 +57,7 @@ func (c *Client) Ensure(ctx context.Context, want LinkSpec) (Ensured, error) {
 }
 
 // put writes the spec by compare-and-set.
-func (c *Client) put(ctx context.Context, want LinkSpec) (LinkSpec, error) {
+func (c *Client) put(ctx context.Context, src *wire.Cluster, want LinkSpec) (LinkSpec, error) {
 	st, err := c.open(ctx)
 	if err != nil {
 		return want, err
@@ -67,7 +68,7 @@ func (c *Client) put(ctx context.Context, want LinkSpec) (LinkSpec, error) {
 		if err != nil && !made {
 			return want, err
 		}
-		next, err := c.widen(ctx, have, want, made)
+		next, err := c.widen(ctx, src, have, want, made)
 		if err != nil || next.Revision != 0 && !next.changed {
 			return next, err
 		}
@@ -79,7 +80,7 @@ func (c *Client) put(ctx context.Context, want LinkSpec) (LinkSpec, error) {
 }
 
 // widen says what the spec has to be so that it covers what is wanted.
-func (c *Client) widen(ctx context.Context, have, want LinkSpec, made bool) (LinkSpec, error) {
+func (c *Client) widen(ctx context.Context, src *wire.Cluster, have, want LinkSpec, made bool) (LinkSpec, error) {
 	if made {
 		next := want.normal()
 		next.Made = time.Now().UnixMilli()
@@ -88,13 +89,17 @@ func (c *Client) widen(ctx context.Context, have, want LinkSpec, made bool) (Lin
 		for _, t := range next.Topics {
 			next.AddedBy[t], next.fresh[t] = want.Token, true
 		}
-		return next, nil
+		next.Begin, next.Ends = nil, nil
+		return next, next.resolve(ctx, src, want, next.Topics)
 	}
 	if have.Source != want.Source || have.Target != want.Target {
 		return have, fmt.Errorf("it leads from %s to %s already; choose another name", have.Source, have.Target)
 	}
-	if !maps.Equal(have.Rename, want.Rename) {
-		return have, fmt.Errorf("it copies under other names (rename %s), and what it has copied lies under those; ask for it with the same rename, or choose another name for the link", have.Rename)
+	if err := have.differs(want); err != nil {
+		return have, err
+	}
+	if err := have.contradicts(want); err != nil {
+		return have, err
 	}
 	next := have
 	next.AddedBy = maps.Clone(have.AddedBy)
@@ -110,6 +115,9 @@ func (c *Client) widen(ctx context.Context, have, want LinkSpec, made bool) (Lin
 			next.changed = true
 		}
 	}
+	if loss := want.plain().OnLoss; loss != have.OnLoss {
+		next.OnLoss, next.changed = loss, true
+	}
 	if want.RateBytes != have.RateBytes {
 		next.RateBytes, next.changed = want.RateBytes, true
 	}
@@ -123,6 +131,9 @@ func (c *Client) widen(ctx context.Context, have, want LinkSpec, made bool) (Lin
 		}
 	}
 	if err := next.Rename.collide(next.Topics); err != nil {
+		return have, err
+	}
+	if err := next.resolve(ctx, src, want, slices.Collect(maps.Keys(next.fresh))); err != nil {
 		return have, err
 	}
 	return next.normal(), nil

@@ -145,10 +145,9 @@ func (f *fetcher) outOfRange(a asked, p *kmsg.FetchResponseTopicPartition) {
 		return
 	}
 	if start > a.from {
-		l.stop(fmt.Errorf("source %s: offsets %d to %d are gone before they were copied (the log starts at %d): retention overtook the copy; raise retention on %s, and make the link anew under another name to copy what is left",
-			l.tp, a.from, start-1, start, f.c.spec.Source))
+		l.overtaken(a.term, a.from, start)
 		return
 	}
-	l.stop(fmt.Errorf("source %s ends at %d, before offset %d that was to be copied next: the log was truncated or the topic created again; compare the two clusters before you go on",
-		l.tp, p.HighWatermark, a.from))
+	l.stop(fmt.Errorf("source %s ends at %d, before offset %d that was to be copied next: its log was truncated, or the topic created again, and %s holds copies of records that %s has no more; compare the two clusters (starferry verify), then copy under another link name into an empty topic",
+		l.tp, p.HighWatermark, a.from, f.c.spec.Target, f.c.spec.Source))
 }

@@ -36,6 +36,7 @@ type lane struct {
 	bucket *bucket
 	c      *copier
 
+	edits   edits // fixed
 	attempt int64 // of the spec, when the lane was made
 	closed  bool  // the bucket has let it go
 
@@ -70,6 +71,9 @@ type lane struct {
 	remembered time.Duration
 
 	waiters []waiter
+
+	gap  error // source offsets that are gone; the lane is read back once all before is acknowledged
+	lost int64 // offsets, over the lane's life
 }
 
 // refusal counts how often the target refused the batch at one source offset.
@@ -119,12 +123,16 @@ func (l *lane) start(p wire.Producer, r rules) {
 	l.pipe.reset()
 	source, _ := l.omap.Next()
 	l.began, l.fetch, l.proven = source, source, true
-	l.state, l.reason, l.failures = Copying, "", 0
+	l.state, l.reason, l.failures, l.gap = Copying, "", 0, nil
 	l.session, l.sender = nil, nil
 	l.fetching, l.queued = false, false
 	l.wake()
+	l.turnedLocked()
+	active := l.active
 	l.mu.Unlock()
-	l.c.route(l, 0)
+	if active {
+		l.c.route(l, 0)
+	}
 }
 
 // halt ends a lane's term; nothing more is fetched or sent.
@@ -185,7 +193,7 @@ func (l *lane) receive(term uint64, from starferry.Offset, es []*entry, highWate
 	l.c.budget.take(size)
 	l.applyLocked()
 	l.kickLocked()
-	l.fetching = l.active && l.pipe.bytes < laneHigh
+	l.fetching = l.active && l.pipe.bytes < laneHigh && !l.edits.past(l.fetch)
 	return l.fetch, l.fetching
 }
 
@@ -241,7 +249,7 @@ func (l *lane) ackedLocked(term uint64, e *entry, base starferry.Offset) bool {
 	}
 	l.applyLocked()
 	l.kickLocked()
-	if l.active && !l.fetching && l.pipe.bytes < laneLow && l.session != nil {
+	if l.active && !l.fetching && l.pipe.bytes < laneLow && l.session != nil && l.gap == nil && !l.edits.past(l.fetch) {
 		l.fetching = true
 		l.session.f.offer(l)
 	}
@@ -318,6 +326,7 @@ func (l *lane) applyLocked() {
 		l.copied += int64(e.records)
 	}
 	l.wake()
+	l.turnedLocked()
 }
 
 // appendEntry maps an acknowledged entry.
@@ -385,6 +394,9 @@ type LaneStatus struct {
 	// Lag is how many source offsets are not copied yet; -1: not known.
 	Lag    int64 `json:"lag"`
 	Copied int64 `json:"copied"` // records, since this shard took the lane
+	// Lost counts the source offsets that were gone before they were copied, and
+	// were left out because the link is to continue on loss.
+	Lost int64 `json:"lost,omitempty"`
 	// Until is the source offset before which the copy ends; -1: it does not.
 	Until starferry.Offset `json:"until"`
 	// ReadBack is how many bytes of the target log the last recovery read.
@@ -411,8 +423,11 @@ func (l *lane) status() LaneStatus {
 	defer l.mu.Unlock()
 	s := LaneStatus{
 		Partition: l.tp, Bucket: l.bucket.n, Owner: l.c.shard, State: l.state, Reason: l.reason,
-		SourceEnd: l.end, SourceNext: -1, TargetNext: -1, Lag: -1, Copied: l.copied, Until: -1,
+		SourceEnd: l.end, SourceNext: -1, TargetNext: -1, Lag: -1, Copied: l.copied, Lost: l.lost, Until: -1,
 		ReadBack: l.readBack, Proof: l.proof,
+	}
+	if l.edits.ends {
+		s.Until = l.edits.until
 	}
 	if l.omap != nil && l.omap.Begun() {
 		s.SourceNext, s.TargetNext = l.omap.Next()

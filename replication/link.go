@@ -3,7 +3,6 @@ package replication
 import (
 	"fmt"
 	"hash/fnv"
-	"maps"
 	"regexp"
 	"slices"
 
@@ -33,6 +32,30 @@ type LinkSpec struct {
 	Topics  []starferry.Topic     `json:"topics"` // in order, no duplicates
 	// Rename says what they are called on the target.
 	Rename Rename `json:"rename,omitempty"`
+	// From says where the copy of each partition begins: Earliest (or empty),
+	// Latest (where it ends when the topic is asked for), a time in RFC 3339 (the
+	// first record with it or a later one), or Listed: at its entry in Begin.
+	// Partitions that come later begin at their start, or at the time.
+	From string `json:"from,omitempty"`
+	// Begin are the offsets that Listed asks for, or that Latest stood for.
+	Begin map[starferry.TopicPartition]starferry.Offset `json:"begin,omitempty"`
+	// Until says where the copy ends: empty for nowhere, Latest, a time (before
+	// the first record with it or a later one, as it is when asked for), or
+	// Listed: before its entry in Ends. Of partitions that come later nothing is
+	// copied.
+	Until string `json:"until,omitempty"`
+	// Ends are the offsets that Listed asks for, or that the others stood for.
+	Ends map[starferry.TopicPartition]starferry.Offset `json:"ends,omitempty"`
+	// Sample is the share of the records that is copied, above 0 and below 1; 0
+	// or 1: all. All records of a key are in it or none; those without a key are
+	// taken by their place.
+	Sample float64 `json:"sample,omitempty"`
+	// Scrub lists parts of the records that are not to leave the source: the
+	// constants Scrub*.
+	Scrub []string `json:"scrub,omitempty"`
+	// OnLoss says what happens when the source drops records before they were
+	// copied; it may be changed.
+	OnLoss OnLoss `json:"on_loss,omitempty"`
 	// Buckets is fixed when the link is made: it decides which transactional id
 	// stands behind a lane. 0 means DefaultBuckets.
 	Buckets int `json:"buckets"`
@@ -91,8 +114,10 @@ func (s LinkSpec) Check() error {
 			return fmt.Errorf("link %s: topic %q: %w", s.Name, t, err)
 		}
 	}
-	if err := s.Rename.check(s.Topics); err != nil {
-		return fmt.Errorf("link %s: %w", s.Name, err)
+	for _, check := range []func() error{func() error { return s.Rename.check(s.Topics) }, s.checkEdits, s.checkPlaces} {
+		if err := check(); err != nil {
+			return fmt.Errorf("link %s: %w", s.Name, err)
+		}
 	}
 	return nil
 }
@@ -106,6 +131,23 @@ func (s LinkSpec) normal() LinkSpec {
 	s.Topics = slices.Clone(s.Topics)
 	slices.Sort(s.Topics)
 	s.Topics = slices.Compact(s.Topics)
+	return s.plain()
+}
+
+// plain returns the spec with the settings that mean the same written the same.
+func (s LinkSpec) plain() LinkSpec {
+	if s.Sample == 1 {
+		s.Sample = 0
+	}
+	if s.From == Earliest {
+		s.From = ""
+	}
+	if s.OnLoss == StopOnLoss {
+		s.OnLoss = ""
+	}
+	s.Scrub = slices.Clone(s.Scrub)
+	slices.Sort(s.Scrub)
+	s.Scrub = slices.Compact(s.Scrub)
 	return s
 }
 
@@ -119,7 +161,7 @@ func (s LinkSpec) has(t starferry.Topic) bool {
 // beginning anew.
 func (s LinkSpec) follows(next LinkSpec) bool {
 	return s.Made == next.Made && s.Source == next.Source && s.Target == next.Target && s.Buckets == next.Buckets &&
-		s.RateBytes == next.RateBytes && maps.Equal(s.Rename, next.Rename)
+		s.RateBytes == next.RateBytes && s.differs(next) == nil
 }
 
 // BucketOf says which bucket a lane belongs to. The partitions of one topic

@@ -2,7 +2,6 @@ package replication
 
 import (
 	"fmt"
-	"slices"
 	"testing"
 	"time"
 
@@ -107,7 +106,7 @@ func TestTopicsComeAndGoWithoutABreakForTheOthers(t *testing.T) {
 	before := w.producerOf(s, starferry.TopicPartition{Topic: one})
 	w.put(two, 0, numbered(0, 5)...)
 	e := w.link(one, two)
-	require.ElementsMatch(t, []starferry.Topic{one, two}, slices.Sorted(slices.Values(e.Spec.Topics)))
+	require.ElementsMatch(t, []starferry.Topic{one, two}, e.Spec.Topics)
 	w.caughtUp()
 	w.sameRecords(two, 0, numbered(0, 5))
 

@@ -2,6 +2,7 @@ package replication
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/hex"
 	"errors"
@@ -60,7 +61,7 @@ func (l *lane) recover(ctx context.Context, f *fence) (a anchor, start starferry
 	l.mu.Unlock()
 	own := anchor{
 		Link: l.c.spec.Name, From: l.c.spec.Source, Lane: l.tp, To: l.to, PID: f.producer.ID, Epoch: f.producer.Epoch,
-		SourceTopic: topicID(f.source, l.tp.Topic), TargetTopic: topicID(f.target, l.to.Topic),
+		SourceTopic: topicID(f.source, l.tp.Topic), TargetTopic: topicID(f.target, l.to.Topic), Ways: l.c.spec.ways(),
 	}
 	anchors, err := l.anchors(own)
 	if err != nil {
@@ -95,6 +96,9 @@ func (l *lane) recover(ctx context.Context, f *fence) (a anchor, start starferry
 	if err != nil {
 		return own, 0, err
 	}
+	if own.Gone, err = r.gone(ctx, anchors); err != nil {
+		return own, 0, err
+	}
 	own.Source, _ = m.Next()
 	own.Target = marker + 1
 	return own, r.start, m.Flush()
@@ -119,6 +123,10 @@ func (l *lane) anchors(own anchor) ([]anchor, error) {
 		if a.SourceTopic != own.SourceTopic {
 			return nil, stopf("topic %s of %s was deleted and created again, and the target holds copies of the old one; delete the topic on %s, or copy under another link into an empty topic, then ask for the link again",
 				l.tp.Topic, l.c.spec.Source, l.c.spec.Target)
+		}
+		if a.Ways != own.Ways {
+			return nil, stopf("topic %s of %s was copied by a link of this name with %s, and this one has %s: its map counts records, so the two cannot go on together; ask for the link as it was, or copy under another name into an empty topic",
+				l.to.Topic, l.c.spec.Target, cmp.Or(a.Ways, "all records as they are"), cmp.Or(own.Ways, "all records as they are"))
 		}
 		out = append(out, a)
 	}
@@ -241,7 +249,11 @@ func (r *readback) fresh(ctx context.Context, target starferry.Offset) error {
 	if err != nil {
 		return fmt.Errorf("find start of %s on %s: %w", tp, r.l.c.spec.Source, err)
 	}
-	return r.m.Reset(starts[tp], target)
+	first, err := r.l.first(ctx, starts[tp])
+	if err != nil {
+		return err
+	}
+	return r.m.Reset(first, target)
 }
 
 // errNoMarker says that a fence's marker has been lost, by an unclean election
@@ -353,7 +365,7 @@ func (r *readback) enter(ctx context.Context, p wire.Producer, b batch.Batch) er
 			r.l.to, b.BaseOffset(), a.Source, next)
 	}
 	if a.Source > next {
-		if err := r.skip(ctx, a.Source); err != nil {
+		if err := r.skip(ctx, a.Source, a.Source-starferry.Offset(a.Gone)); err != nil {
 			return err
 		}
 	}
@@ -362,17 +374,25 @@ func (r *readback) enter(ctx context.Context, p wire.Producer, b batch.Batch) er
 }
 
 // skip passes the source offsets up to an anchor of which the target shows no
-// copies: holes where the source still says so, unknown otherwise.
-func (r *readback) skip(ctx context.Context, to starferry.Offset) error {
+// copies: holes where the source still says so, deleted from gone on, unknown
+// otherwise.
+func (r *readback) skip(ctx context.Context, to, gone starferry.Offset) error {
 	for {
 		next, _ := r.m.Next()
 		if next >= to {
 			return nil
 		}
-		pc, err := r.source().peek(ctx, next)
-		if errors.Is(err, errGone) || err == nil && (pc.hole == "" || pc.end() > to) {
+		if next >= gone {
 			r.walk = nil
-			return r.m.MarkUnknown(next, to)
+			return r.m.Hole(next, to, starferry.Deleted)
+		}
+		pc, err := r.source().peek(ctx, next)
+		if errors.Is(err, errGone) || err == nil && (pc.hole == "" || pc.end() > gone) {
+			r.walk = nil
+			if err := r.m.MarkUnknown(next, gone); err != nil {
+				return err
+			}
+			continue
 		}
 		if err != nil {
 			return err
@@ -386,7 +406,7 @@ func (r *readback) skip(ctx context.Context, to starferry.Offset) error {
 
 func (r *readback) source() *walker {
 	if r.walk == nil {
-		r.walk = &walker{c: r.l.c.src, tp: r.l.tp, rules: r.l.c.rulesOf(r.l.to.Topic)}
+		r.walk = &walker{c: r.l.c.src, tp: r.l.tp, rules: r.l.laneRules()}
 	}
 	return r.walk
 }

@@ -84,7 +84,7 @@ func TestTopicsAreCopiedUnderOtherNames(t *testing.T) {
 
 	w.asks.Rename = nil
 	_, err = w.ensure(one)
-	require.ErrorContains(t, err, "copies under other names")
+	require.ErrorContains(t, err, "made with rename")
 }
 
 // A map of renamed topics that was lost is rebuilt from the target's log.

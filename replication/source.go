@@ -23,7 +23,8 @@ type rules struct {
 	// where they came from. They are not merged: the fewer records, the surer.
 	compacted bool
 	// loop tells returned copies; nil where nothing can come back.
-	loop *loop
+	loop  *loop
+	edits edits
 }
 
 // maxDecompressed bounds the memory of one batch that has to be re-encoded.
@@ -61,9 +62,12 @@ func classify(p *kmsg.FetchResponseTopicPartition, from starferry.Offset, r rule
 		if b.NextOffset() <= from {
 			continue
 		}
-		if b.BaseOffset() > from {
-			out = append(out, hole(from, b.BaseOffset(), starferry.Compacted))
-			from = b.BaseOffset()
+		if base := r.edits.clip(b.BaseOffset()); base > from {
+			out = append(out, hole(from, base, starferry.Compacted))
+			from = base
+		}
+		if r.edits.past(from) {
+			return out, nil
 		}
 		es, err := classifyBatch(b, class, from, r)
 		if err != nil {
@@ -82,26 +86,30 @@ func hole(from, to starferry.Offset, why starferry.Reason) *entry {
 }
 
 func classifyBatch(b batch.Batch, class batch.Class, from starferry.Offset, r rules) ([]*entry, error) {
+	end := r.edits.clip(b.NextOffset())
 	switch {
 	case class == batch.Control:
-		return []*entry{hole(from, b.NextOffset(), starferry.Control)}, nil
+		return []*entry{hole(from, end, starferry.Control)}, nil
 	case class == batch.Aborted:
-		return []*entry{hole(from, b.NextOffset(), starferry.Aborted)}, nil
+		return []*entry{hole(from, end, starferry.Aborted)}, nil
 	}
 	switch back, err := r.loop.returned(b); {
 	case err != nil:
 		return nil, err
 	case back:
-		return []*entry{hole(from, b.NextOffset(), starferry.Returned)}, nil
+		return []*entry{hole(from, end, starferry.Returned)}, nil
 	case b.Count() == 0:
-		return []*entry{hole(from, b.NextOffset(), starferry.Compacted)}, nil
+		return []*entry{hole(from, end, starferry.Compacted)}, nil
 	}
 	times := b.LogAppendTime()
 	if times && r.brokerTime {
 		batch.ClearLogAppendTime(b)
 		times = false
 	}
-	if b.Dense() && b.BaseOffset() == from && !times {
+	if r.edits.open() {
+		return rewrite(b, from, r)
+	}
+	if b.Dense() && b.BaseOffset() == from && b.NextOffset() == end && !times {
 		n := int64(b.Count())
 		return []*entry{{pieces: []piece{{from, n, ""}}, batch: b, records: int32(n), passed: true}}, nil
 	}
@@ -110,28 +118,12 @@ func classifyBatch(b batch.Batch, class batch.Class, from starferry.Offset, r ru
 
 // reencode rebuilds a batch densely; the offsets it leaves out become holes.
 func reencode(b batch.Batch, from starferry.Offset, r rules) ([]*entry, error) {
-	keep := func(o starferry.Offset) bool { return o >= from }
+	keep := func(o starferry.Offset) bool { return o >= from && !r.edits.past(o) }
 	copies, err := batch.Reencode(b, keep, r.limits)
 	if err != nil {
 		return nil, fmt.Errorf("re-encode batch at offset %d: %w", b.BaseOffset(), err)
 	}
-	var out []*entry
-	at := from
-	for _, c := range copies {
-		e := &entry{batch: c.Batch, records: int32(c.Batch.Count())}
-		for _, o := range c.Offsets {
-			if o.From > at {
-				e.pieces = append(e.pieces, piece{at, int64(o.From - at), starferry.Compacted})
-			}
-			e.pieces = append(e.pieces, piece{o.From, int64(o.To - o.From), ""})
-			at = o.To
-		}
-		out = append(out, e)
-	}
-	if at < b.NextOffset() {
-		out = append(out, hole(at, b.NextOffset(), starferry.Compacted))
-	}
-	return out, nil
+	return piecewise(copies, from, r.edits.clip(b.NextOffset()), nil), nil
 }
 
 // glance says how one partition is read outside the hot path.

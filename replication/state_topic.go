@@ -53,6 +53,11 @@ type anchor struct {
 	SourceTopic string `json:"source_topic,omitempty"`
 	TargetTopic string `json:"target_topic,omitempty"`
 	At          int64  `json:"at"` // Unix milliseconds
+	// Ways is what the link does to records, "" for a plain copy.
+	Ways string `json:"ways,omitempty"`
+	// Gone is how many offsets before Source the source had dropped before they
+	// were copied.
+	Gone int64 `json:"gone,omitempty"`
 }
 
 func (c claim) key() string {

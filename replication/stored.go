@@ -5,6 +5,7 @@ import (
 	"cmp"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"slices"
 
 	"github.com/klauspost/compress/zstd"
@@ -25,15 +26,44 @@ type storedSpec struct {
 	plainSpec
 	Topics  []storedTopic `json:"topics"`
 	Tokens  []string      `json:"tokens,omitempty"`
-	AddedBy *struct{}     `json:"added_by,omitempty"` // hides the one inside
-	MadeBy  int           `json:"made_by,omitempty"`  // place of the token, from 1
+	AddedBy *struct{}     `json:"added_by,omitempty"` // these hide the ones inside
+	Begin   *struct{}     `json:"begin,omitempty"`
+	Ends    *struct{}     `json:"ends,omitempty"`
+	MadeBy  int           `json:"made_by,omitempty"` // place of the token, from 1
 }
 
 type plainSpec LinkSpec
 
 type storedTopic struct {
-	Name starferry.Topic `json:"n"`
-	By   int             `json:"by,omitempty"` // place of the token, from 1
+	Name  starferry.Topic    `json:"n"`
+	By    int                `json:"by,omitempty"` // place of the token, from 1
+	Begin []starferry.Offset `json:"b,omitempty"`  // by partition; -1: none
+	Ends  []starferry.Offset `json:"e,omitempty"`
+}
+
+// byTopic makes lists by partition of offsets.
+func byTopic(m map[starferry.TopicPartition]starferry.Offset) map[starferry.Topic][]starferry.Offset {
+	out := map[starferry.Topic][]starferry.Offset{}
+	for _, tp := range slices.SortedFunc(maps.Keys(m), starferry.TopicPartition.Compare) {
+		for starferry.Partition(len(out[tp.Topic])) < tp.Partition {
+			out[tp.Topic] = append(out[tp.Topic], -1)
+		}
+		out[tp.Topic] = append(out[tp.Topic], m[tp])
+	}
+	return out
+}
+
+// byPartition adds what byTopic has made of a topic; a nil map is made.
+func byPartition(m map[starferry.TopicPartition]starferry.Offset, t starferry.Topic, list []starferry.Offset) map[starferry.TopicPartition]starferry.Offset {
+	for p, o := range list {
+		if m == nil {
+			m = map[starferry.TopicPartition]starferry.Offset{}
+		}
+		if o >= 0 {
+			m[starferry.TopicPartition{Topic: t, Partition: starferry.Partition(p)}] = o
+		}
+	}
+	return m
 }
 
 // encodeSpec makes the stored form.
@@ -52,8 +82,9 @@ func encodeSpec(s LinkSpec) ([]byte, error) {
 		return places[token]
 	}
 	out.MadeBy = place("")
+	begin, ends := byTopic(s.Begin), byTopic(s.Ends)
 	for _, t := range s.Topics {
-		out.Topics = append(out.Topics, storedTopic{Name: t, By: place(t)})
+		out.Topics = append(out.Topics, storedTopic{Name: t, By: place(t), Begin: begin[t], Ends: ends[t]})
 	}
 	b, err := json.Marshal(out)
 	if err != nil || len(b) <= compressAbove {
@@ -107,6 +138,7 @@ func decodeSpec(b []byte) (LinkSpec, error) {
 		if err := token(t.Name, t.By); err != nil {
 			return s, err
 		}
+		s.Begin, s.Ends = byPartition(s.Begin, t.Name, t.Begin), byPartition(s.Ends, t.Name, t.Ends)
 	}
 	s.Topics = slices.Clip(s.Topics)
 	return s, s.Check()

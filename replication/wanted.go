@@ -18,6 +18,10 @@ func (c *copier) wanted() LinkSpec {
 func (c *copier) update(next LinkSpec) bool {
 	c.mu.Lock()
 	was := c.now
+	if was.Revision == next.Revision && was.Made == next.Made {
+		c.mu.Unlock()
+		return true
+	}
 	if !was.follows(next) {
 		c.mu.Unlock()
 		return false
