@@ -34,6 +34,12 @@ func TestCallsWithErrors(t *testing.T) {
 		if strings.Contains(chunk.text, "# lag: negative") {
 			w.Behind[starferry.TopicPartition{Topic: "orders", Partition: 2}] = -3
 		}
+		if strings.Contains(chunk.text, "# proof: different") {
+			w.Proof = &builtins.VerifyReport{Verdict: "FAIL", Identical: 11, Compared: 12, Differences: 1, First: "value at source offset 7", Lanes: 5}
+		}
+		if strings.Contains(chunk.text, "# proof: unproven") {
+			w.Proof = &builtins.VerifyReport{Verdict: "UNKNOWN", Identical: 12, Compared: 12, Notes: "3 offsets unknown to the map", Lanes: 5}
+		}
 		p, err := scripting.Load(scripting.Files(map[string]string{"calls.star": chunk.text}), "calls.star", r.Registry)
 		if err == nil {
 			_, err = r.Run(context.Background(), p, nil, "r1")

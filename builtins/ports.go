@@ -51,6 +51,13 @@ type Copier interface {
 	Stop(ctx context.Context, name starferry.LinkName) error
 }
 
+// Prover compares copies with their source. It changes nothing.
+type Prover interface {
+	// Verify compares a link's copies; an unknown link is ErrNotFound. What
+	// differs, or cannot be compared, is in the report and no error.
+	Verify(ctx context.Context, r VerifyRequest) (VerifyReport, error)
+}
+
 // Hand acts on the running instances of groups.
 type Hand interface {
 	// Switch moves a group. It returns when the group lives on the target and
@@ -104,8 +111,34 @@ type ReplicateRequest struct {
 	Target starferry.ClusterName `json:"target"`
 	Topics []starferry.Topic     `json:"topics"`
 	// Rate limits the copy, bytes per second; 0 means no limit.
-	Rate  int64  `json:"rate,omitempty"`
-	Token string `json:"token"`
+	Rate int64 `json:"rate,omitempty"`
+	// Verify lets the shards compare the copies with their source all the time,
+	// bytes per second; 0 means not.
+	Verify int64  `json:"verify,omitempty"`
+	Token  string `json:"token"`
+}
+
+// VerifyRequest asks for a comparison.
+type VerifyRequest struct {
+	Link   starferry.LinkName `json:"link"`
+	Topics []starferry.Topic  `json:"topics,omitempty"` // empty: all
+	// Range is of source offsets in each partition; To 0: as far as the copy is.
+	Range starferry.Range `json:"range"`
+	Rate  int64           `json:"rate,omitempty"` // bytes per second; 0: no limit
+	// Progress, if set, is told now and then how far it is.
+	Progress func(string) `json:"-"`
+}
+
+// VerifyReport is what a comparison found.
+type VerifyReport struct {
+	Verdict     string `json:"verdict"`   // PASS, FAIL, UNKNOWN
+	Identical   int64  `json:"identical"` // records
+	Compared    int64  `json:"compared"`
+	Differences int64  `json:"differences"`
+	First       string `json:"first"` // the first difference, without contents
+	Notes       string `json:"notes"` // holes and what was not compared
+	Lanes       int    `json:"lanes"`
+	Bytes       int64  `json:"bytes"` // read on both clusters
 }
 
 // LinkInfo is a link as scripts see it.

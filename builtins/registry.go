@@ -18,6 +18,7 @@ type Ports struct {
 	Times    Times
 	Copier   Copier
 	Hand     Hand
+	Prover   Prover
 }
 
 // Registry returns everything scripts can say, over the given world. Nil ports
@@ -35,6 +36,7 @@ func Registry(p Ports) (*scripting.Registry, error) {
 		switchConsumerEntry(p, t),
 		assertLagEntry(p, t),
 		assertTopicsEntry(p, t),
+		verifyCopyEntry(p, t),
 		expectEntry(),
 		skipEntry(p, t),
 		unskipEntry(p, t),

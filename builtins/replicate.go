@@ -23,6 +23,7 @@ func replicateEntry(p Ports, t typeSet) *scripting.Builtin {
 			{Name: "source", Type: t.cluster, Required: true, Doc: "cluster to copy from", Complete: "clusters"},
 			{Name: "target", Type: t.cluster, Required: true, Doc: "cluster to copy to", Complete: "clusters"},
 			{Name: "rate", Type: t.rate, Doc: "limit of the copy in bytes, such as 40MB/s; none if left out"},
+			{Name: "verify", Type: t.rate, Doc: "compare the copies with their source all the time, reading so many bytes, such as 1MB/s; not if left out"},
 			{Name: "link", Type: t.link, Doc: "name of the link; source-target if left out; one that exists is widened", Complete: "links"},
 		},
 		Plan: r.plan, Run: r.run, Reconcile: r.reconcile, Inverse: r.inverse, Summary: r.summary,
@@ -50,6 +51,12 @@ func (r replicate) request(c scripting.Call) (ReplicateRequest, error) {
 		}
 		if q.Rate = int64(rate.PerSecond); q.Rate < 1 { // 0 asks for no limit
 			return q, fmt.Errorf("replicate: the rate is less than a byte per second; leave it out for no limit, or stop the copy with stop_replication")
+		}
+	}
+	if c.Args.Has("verify") {
+		rate := c.Args.Rate("verify")
+		if q.Verify = int64(rate.PerSecond); !rate.Bytes || q.Verify < 1 {
+			return q, fmt.Errorf("replicate: verify %s: a comparison is limited in bytes, such as 1MB/s", rate)
 		}
 	}
 	return q, nil

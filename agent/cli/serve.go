@@ -162,8 +162,8 @@ func (c *cli) showLanes(l replication.LinkStatus) error {
 		}
 		rows = append(rows, []string{
 			lane.Partition.String(), or(string(lane.Owner), "-"), string(lane.State), fmt.Sprint(lane.SourceNext), fmt.Sprint(lane.SourceEnd),
-			fmt.Sprint(lane.TargetNext), lag, or(lane.Reason, "-"),
+			fmt.Sprint(lane.TargetNext), lag, verified(lane.Proof), or(lane.Reason, "-"),
 		})
 	}
-	return table(c.Out, []string{"lane", "shard", "state", "copied to", "source end", "target", "lag", "reason"}, rows)
+	return table(c.Out, []string{"lane", "shard", "state", "copied to", "source end", "target", "lag", "verified", "reason"}, rows)
 }

@@ -53,7 +53,7 @@ func (l *Links) Replicate(ctx context.Context, r builtins.ReplicateRequest) (bui
 	}
 	spec := replication.LinkSpec{
 		Name: r.Link, Source: r.Source, Target: r.Target, Topics: r.Topics,
-		Buckets: l.cfg.Shards.Buckets, RateBytes: r.Rate, Token: r.Token,
+		Buckets: l.cfg.Shards.Buckets, RateBytes: r.Rate, VerifyBytes: r.Verify, Token: r.Token,
 	}
 	if spec.Name == "" {
 		spec.Name = starferry.LinkName(string(r.Source) + "-" + string(r.Target))

@@ -49,7 +49,7 @@ func Open(ctx context.Context, cfg *config.Config, nc *nats.Conn, log *slog.Logg
 
 // Ports are what builtins act on.
 func (w *World) Ports() builtins.Ports {
-	return builtins.Ports{Clusters: w.clusters, Times: w.clusters, Copier: w.links, Hand: w.hand}
+	return builtins.Ports{Clusters: w.clusters, Times: w.clusters, Copier: w.links, Hand: w.hand, Prover: w.links}
 }
 
 // Close ends all connections but that to NATS, which is the caller's.
