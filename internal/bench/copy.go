@@ -3,6 +3,7 @@ package bench
 import (
 	"context"
 	"errors"
+	"time"
 
 	"github.com/starferry/starferry/internal/process"
 	"github.com/starferry/starferry/replication/batch"
@@ -66,10 +67,12 @@ func (b *bench) compare(ctx context.Context, dir string, load Load) (ours, mm2 C
 	warm := load
 	load.Topic, warm.Topic, warm.Records = "load", "warm", min(warmRecords, load.Records)
 	b.say("filling %s with %d records", warm.Topic, warm.Records)
+	began := time.Now()
 	if err := warm.Fill(ctx, p.source.cluster); err != nil {
 		return ours, mm2, err
 	}
-	if mm2, err = b.runMM2(ctx, dir, p, warm, load); err != nil {
+	fill := time.Since(began) * time.Duration(load.Records) / time.Duration(warm.Records)
+	if mm2, err = b.runMM2(ctx, dir, p, warm, load, refreshFor(fill)); err != nil {
 		return ours, mm2, err
 	}
 	b.say("MirrorMaker 2: %.0f records/s, %.2f CPU s/GB", mm2.PerSecond(), mm2.CPUPerGB())

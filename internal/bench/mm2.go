@@ -14,10 +14,16 @@ import (
 	"github.com/starferry/starferry/internal/process"
 )
 
-// refresh is how often MirrorMaker 2 looks for new topics. It must be long
-// enough to fill the measured topic in between, so that filling and copying
-// don't share the processors.
-const refresh = 60 * time.Second
+// MirrorMaker 2 looks for new topics at intervals. One must be long enough to
+// fill the measured topic in between, so that filling and copying don't share the
+// processors, on a busy machine as well.
+const (
+	leastRefresh = 60 * time.Second
+	warmUp       = 40 * time.Second // from its start until it has copied the first topic
+)
+
+// refreshFor is the interval for a topic that takes so long to fill.
+func refreshFor(fill time.Duration) time.Duration { return max(leastRefresh, warmUp+2*fill) }
 
 // mm2Batch is what MirrorMaker 2's producer may gather, whatever the source's
 // batches: 100 records of 1 KB.
@@ -39,7 +45,7 @@ func mm2Properties(p *pair, topics []starferry.Topic, l Load, more map[string]st
 		"dst->src.enabled":                      "false",
 		"src->dst.topics":                       strings.Join(names, ","),
 		"tasks.max":                             fmt.Sprint(l.Partitions),
-		"refresh.topics.interval.seconds":       fmt.Sprint(int(refresh.Seconds())),
+		"refresh.topics.interval.seconds":       fmt.Sprint(int(leastRefresh.Seconds())),
 		"replication.factor":                    "1",
 		"checkpoints.topic.replication.factor":  "1",
 		"heartbeats.topic.replication.factor":   "1",
@@ -77,10 +83,11 @@ func (b *bench) startMM2(dir, properties string) (*process.Process, error) {
 }
 
 // runMM2 warms MirrorMaker 2 up on one topic and measures it on another, which
-// is filled between two of its looks for new topics.
-func (b *bench) runMM2(ctx context.Context, dir string, p *pair, warm, load Load) (Copy, error) {
+// is filled between two of its looks for new topics, refresh apart.
+func (b *bench) runMM2(ctx context.Context, dir string, p *pair, warm, load Load, refresh time.Duration) (Copy, error) {
 	started := time.Now()
-	mm2, err := b.startMM2(dir, mm2Properties(p, []starferry.Topic{warm.Topic, load.Topic}, load, nil))
+	mm2, err := b.startMM2(dir, mm2Properties(p, []starferry.Topic{warm.Topic, load.Topic}, load,
+		map[string]string{"refresh.topics.interval.seconds": fmt.Sprint(int(refresh.Seconds()))}))
 	if err != nil {
 		return Copy{}, err
 	}
@@ -95,7 +102,7 @@ func (b *bench) runMM2(ctx context.Context, dir string, p *pair, warm, load Load
 	if early, err := ends(ctx, p.target.cluster, mirrored(load)); err == nil && early > 0 {
 		return Copy{}, fmt.Errorf("measure MirrorMaker 2: it began before %s was full, so the comparison is void; try again on a quieter machine or with fewer -records", load.Topic)
 	}
-	b.say("waiting for MirrorMaker 2 to find the topic (it looks every %s)", refresh)
+	b.say("waiting for MirrorMaker 2 to find the topic (it looks every %s)", refresh.Round(time.Second))
 	return watch(ctx, "MirrorMaker 2", p.target, mirrored(load), load, mm2)
 }
 
