@@ -35,6 +35,8 @@ type Client struct {
 	mu       sync.Mutex
 	store    *store
 	clusters map[starferry.ClusterName]*wire.Cluster
+	known    []LinkSpec // as of the change of links numbered knownAt
+	knownAt  uint64
 }
 
 // NewClient prepares a client; it connects when it is first asked something.
@@ -243,7 +245,21 @@ func (c *Client) TranslateWithin(ctx context.Context, link starferry.LinkName, d
 		if err != nil {
 			return out, err
 		}
-		t := c.translate(ctx, spec, table, d, left, time.Until(deadline))
+		both, rest, err := c.opposites(ctx, st, spec, d, left)
+		if err != nil {
+			return out, err
+		}
+		t := c.translate(ctx, spec, table, d, rest, time.Until(deadline))
+		if len(both) > 0 {
+			crossed, err := c.cross(ctx, st, both, time.Until(deadline))
+			if err != nil {
+				return out, err
+			}
+			maps.Copy(t.Cut, crossed.Cut)
+			maps.Copy(t.Answers, crossed.Answers)
+			maps.Copy(t.Missing, crossed.Missing)
+			maps.Copy(t.Behind, crossed.Behind)
+		}
 		maps.Copy(out.Cut, t.Cut)
 		maps.Copy(out.Answers, t.Answers)
 		out.Missing, out.Behind = t.Missing, t.Behind

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -252,6 +253,20 @@ func (s *stateLog) look(ctx context.Context, known starferry.Topic) error {
 	default:
 		return fmt.Errorf("look for state topic of %s: a broker knows neither it nor topic %s: %w", s.c.Name(), known, t.Err)
 	}
+}
+
+// looked reports whether a look has ever succeeded.
+func (s *stateLog) looked() bool {
+	s.looks.Lock()
+	defer s.looks.Unlock()
+	return s.looks.done > 0
+}
+
+// Everywhere is every anchor on the cluster.
+func (s *stateLog) Everywhere() []anchor {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Collect(maps.Values(s.anchors))
 }
 
 // Written is what is known of a producer id: who claimed it, and where it began

@@ -70,6 +70,7 @@ func (s *Shard) serve(ctx context.Context) error {
 	for what, answer := range map[string]func(context.Context, []byte) any{
 		"status":    s.answerStatus,
 		"translate": s.answerTranslate,
+		"cross":     s.answerCross,
 		"lag":       s.answerLag,
 		"verify":    s.answerVerify,
 	} {
@@ -196,7 +197,7 @@ func (s *Shard) answerTranslate(ctx context.Context, data []byte) any {
 		c.await(ctx, q.Cut, min(time.Duration(q.WaitMS)*time.Millisecond, maxWait))
 	}
 	for tp, p := range q.Cut {
-		c.translate(&out.Translation, q.Direction, tp, p)
+		c.translate(ctx, &out.Translation, q.Direction, tp, p)
 	}
 	return out
 }
@@ -229,7 +230,7 @@ func (c *copier) await(ctx context.Context, cut starferry.Cut, d time.Duration) 
 
 // translate answers for one partition. What is asked and why it is not answered
 // goes by the partition of the question; the cut by that of the other side.
-func (c *copier) translate(t *starferry.Translation, d starferry.Direction, tp starferry.TopicPartition, p starferry.Place) {
+func (c *copier) translate(ctx context.Context, t *starferry.Translation, d starferry.Direction, tp starferry.TopicPartition, p starferry.Place) {
 	from, ok := c.spec.laneOf(d, tp)
 	if !ok {
 		t.Missing[tp] = fmt.Sprintf("link %s copies no topic to %s", c.spec.Name, tp.Topic)
@@ -252,10 +253,16 @@ func (c *copier) translate(t *starferry.Translation, d starferry.Direction, tp s
 		ask = m.TranslateBack
 	}
 	got, err := ask(p)
+	if err == nil {
+		t.Missing[tp], err = c.turned(ctx, l.to.Topic, m)
+	}
 	if err != nil {
 		t.Missing[tp] = err.Error()
+	}
+	if t.Missing[tp] != "" {
 		return
 	}
+	delete(t.Missing, tp)
 	t.Answers[tp] = got.Answer
 	switch {
 	case got.Answer.Status == starferry.Unknown:

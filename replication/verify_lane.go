@@ -142,11 +142,17 @@ func (p *proof) advance(ctx context.Context) error {
 		return p.stretch(ctx, min(b.BaseOffset(), p.to), "")
 	}
 	end := min(b.NextOffset(), p.to)
-	switch {
-	case b.class == batch.Control:
+	switch b.class {
+	case batch.Control:
 		return p.stretch(ctx, end, "a transaction marker")
-	case b.class == batch.Aborted:
+	case batch.Aborted:
 		return p.stretch(ctx, end, "a record of an aborted transaction")
+	}
+	switch back, err := p.src.loop.returned(b.Batch); {
+	case err != nil:
+		return err
+	case back:
+		return p.stretch(ctx, end, "a copy of the target's own record")
 	case b.Count() == 0:
 		return p.stretch(ctx, end, "")
 	}

@@ -24,7 +24,8 @@ type logBatch struct {
 type logReader struct {
 	c         *wire.Cluster
 	tp        starferry.TopicPartition
-	committed bool // up to the last stable offset, and with its aborted transactions known
+	committed bool  // up to the last stable offset, and with its aborted transactions known
+	loop      *loop // nil: no copies come back
 
 	page  []logBatch       // read and not passed yet
 	next  starferry.Offset // from where the next page is read
@@ -93,6 +94,11 @@ func (r *logReader) read(ctx context.Context) (more bool, err error) {
 		r.end = starferry.Offset(p.LastStableOffset)
 	}
 	r.bytes += int64(len(p.RecordBatches))
+	if r.loop != nil {
+		if err := r.loop.meet(ctx, p.RecordBatches); err != nil {
+			return false, err
+		}
+	}
 	aborted := make([]batch.AbortedTxn, len(p.AbortedTransactions))
 	for i, a := range p.AbortedTransactions {
 		aborted[i] = batch.AbortedTxn{ProducerID: a.ProducerID, FirstOffset: starferry.Offset(a.FirstOffset)}

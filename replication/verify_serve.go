@@ -226,6 +226,7 @@ func (v *proofs) prove(l *lane, q verifyStep) (*proof, error) {
 		return nil, err
 	}
 	p := &proof{src: newLogReader(src, l.tp, true), tgt: newLogReader(tgt, l.to, false), m: m, contents: q.Contents}
+	p.src.loop = l.c.rulesOf(l.to.Topic).loop
 	p.own, _ = l.c.state.PIDs(l.c.spec.Name, l.bucket.n)
 	if l.c.rulesOf(l.to.Topic).compacted {
 		p.keys = newKeyWatch()
