@@ -31,6 +31,7 @@ type Client struct {
 	log      *slog.Logger
 	conf     map[starferry.ClusterName]starferry.Cluster
 	leaseTTL time.Duration
+	page     int // segments of a map that travel at once
 
 	mu       sync.Mutex
 	store    *store
@@ -45,7 +46,7 @@ func NewClient(nc *nats.Conn, clusters map[starferry.ClusterName]starferry.Clust
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
 	}
-	return &Client{nc: nc, log: log, conf: clusters, leaseTTL: DefaultLeaseTTL, clusters: map[starferry.ClusterName]*wire.Cluster{}}
+	return &Client{nc: nc, log: log, conf: clusters, leaseTTL: DefaultLeaseTTL, page: pageSegments, clusters: map[starferry.ClusterName]*wire.Cluster{}}
 }
 
 // Close closes the connections to the clusters.

@@ -122,7 +122,7 @@ func (l *lane) start(p wire.Producer, r rules) {
 	l.remembered, l.wrote = remembered, time.Time{}
 	l.pipe.reset()
 	source, _ := l.omap.Next()
-	l.began, l.fetch, l.proven = source, source, true
+	l.began, l.fetch = source, source
 	l.state, l.reason, l.failures, l.gap = Copying, "", 0, nil
 	l.session, l.sender = nil, nil
 	l.fetching, l.queued = false, false

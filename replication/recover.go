@@ -101,6 +101,9 @@ func (l *lane) recover(ctx context.Context, f *fence) (a anchor, start starferry
 	}
 	own.Source, _ = m.Next()
 	own.Target = marker + 1
+	l.mu.Lock()
+	l.proven = true
+	l.mu.Unlock()
 	return own, r.start, m.Flush()
 }
 

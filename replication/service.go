@@ -72,6 +72,8 @@ func (s *Shard) serve(ctx context.Context) error {
 		"translate": s.answerTranslate,
 		"cross":     s.answerCross,
 		"lag":       s.answerLag,
+		"map":       s.answerMap,
+		"fill":      s.answerFill,
 		"verify":    s.answerVerify,
 	} {
 		sub, err := s.cfg.NATS.Subscribe(subject(s.cfg.ID, what), func(m *nats.Msg) {

@@ -47,14 +47,15 @@ type ShardConfig struct {
 
 // Shard owns buckets of links and copies their lanes.
 type Shard struct {
-	cfg    ShardConfig
-	log    *slog.Logger
-	store  *store
-	maps   *offsetmap.Store
-	lease  *lease
-	budget *budget
-	snaps  *snapshots
-	proofs *proofs
+	cfg     ShardConfig
+	log     *slog.Logger
+	store   *store
+	maps    *offsetmap.Store
+	lease   *lease
+	budget  *budget
+	snaps   *snapshots
+	filling fillings
+	proofs  *proofs
 
 	cancel context.CancelFunc
 	wg     sync.WaitGroup

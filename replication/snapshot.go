@@ -266,6 +266,13 @@ func (s *snapshots) note(key offsetmap.LaneKey, source starferry.Offset) {
 	s.kept[key] = source
 }
 
+// stale makes a lane's map be snapshotted again though it has not grown.
+func (s *snapshots) stale(key offsetmap.LaneKey) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.kept, key)
+}
+
 // grown is how many source offsets a map is ahead of its newest snapshot.
 func (s *snapshots) grown(m *offsetmap.Lane) int64 {
 	if !m.Begun() {

@@ -63,6 +63,13 @@ func (l *Lane) Start() (source, target starferry.Offset) {
 	return l.m.Start()
 }
 
+// Front is the first position the map remembers; see Map.Front.
+func (l *Lane) Front() (source, target starferry.Offset, unsure bool, err error) {
+	l.mu.RLock()
+	defer l.mu.RUnlock()
+	return l.m.Front()
+}
+
 // Next is where the copy stands; see Map.Next. After opening it says how far
 // the stored map goes: the shard reads the target back from there.
 func (l *Lane) Next() (source, target starferry.Offset) {

@@ -48,6 +48,22 @@ func (m *Map) Reset(source, target starferry.Offset) error {
 // Start is the first position the map remembers.
 func (m *Map) Start() (source, target starferry.Offset) { return m.startSource, m.startTarget }
 
+// Front is the first position the map remembers, and whether copies of unknown
+// offsets that it has forgotten may lie behind it. Who writes the map down
+// elsewhere then has to put an unknown offset in front.
+func (m *Map) Front() (source, target starferry.Offset, unsure bool, err error) {
+	if !m.begun {
+		return 0, 0, false, nil
+	}
+	b, err := m.block(max(0, m.bySource(m.startSource)))
+	if err != nil {
+		return 0, 0, false, err
+	}
+	i := b.bySource(m.startSource)
+	unsure = (i == len(b.segments) || b.segments[i].kind.hole()) && b.uncertainAt(i)
+	return m.startSource, m.startTarget, unsure, nil
+}
+
 // Next is where the copy stands: the next source offset to copy, and the target
 // position from which its copy is to be looked for.
 func (m *Map) Next() (source, target starferry.Offset) {
