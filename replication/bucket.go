@@ -253,6 +253,9 @@ func (b *bucket) reviveOnce(ctx context.Context, l *lane, f *fence) error {
 	if err := b.c.state.Anchor(ctx, a, start); err != nil {
 		return err
 	}
+	l.mu.Lock()
+	l.anchor = a
+	l.mu.Unlock()
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}

@@ -1,6 +1,7 @@
 package replication
 
 import (
+	"encoding/binary"
 	"errors"
 	"math/rand/v2"
 	"testing"
@@ -199,10 +200,11 @@ func TestAMapIsRebuiltUnderTheFirstProducerOfAll(t *testing.T) {
 	require.NoError(t, m.Reset(0, 0))
 	r.m = m
 	late := batch.Batch(kafkatest.Batch(numbered(3, 2), first, 3, false))
+	binary.BigEndian.PutUint64(late, 3)
 	require.NoError(t, r.own(t.Context(), late))
 	a, err := m.Forward(3)
 	require.NoError(t, err)
-	require.Equal(t, starferry.Answer{Offset: 0, Status: starferry.Exact}, a, "the batch begins with the fourth record")
+	require.Equal(t, starferry.Answer{Offset: 3, Status: starferry.Exact}, a, "the batch begins with the fourth record")
 }
 
 // One broker that does not know a topic for a moment does not stop its lanes.

@@ -193,6 +193,9 @@ func (b *bucket) keep(ctx context.Context, h *holding) (time.Duration, error) {
 			b.c.log.Warn("sign of life not written", "link", b.c.spec.Name, "bucket", b.n, "err", err)
 			return min(b.c.renewal(ctx), keepTries), nil
 		}
+		if err := b.marks(short, h); err != nil {
+			b.c.log.Warn("marks not written", "link", b.c.spec.Name, "bucket", b.n, "err", err)
+		}
 		return b.c.renewal(ctx), nil
 	case errors.Is(err, wire.ErrNoAnswer), passing(err), short.Err() != nil:
 		// Nobody else can have come while the lease stands; a transaction that

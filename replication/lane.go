@@ -70,6 +70,8 @@ type lane struct {
 	// still knows its producer.
 	remembered time.Duration
 
+	anchor anchor // the last that was written for this term, or a mark since
+
 	waiters []waiter
 
 	gap  error // source offsets that are gone; the lane is read back once all before is acknowledged

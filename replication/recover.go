@@ -32,7 +32,7 @@ type readback struct {
 	l       *lane
 	f       *fence
 	m       *offsetmap.Lane
-	anchors map[wire.Producer]anchor
+	anchors map[wire.Producer][]anchor // of each epoch, in the order of the target log
 	walk    *walker
 
 	in     wire.Producer // epoch of the last own batch
@@ -42,6 +42,9 @@ type readback struct {
 	slack  int64            // copies of ours that the target lacks, behind the map's end
 	lost   error            // why what follows cannot be placed; nil: it can
 	start  starferry.Offset // of the target log
+	// floor is a target offset below which all of the epoch's records up to seq
+	// stand: where the next one can stand at the earliest.
+	floor starferry.Offset
 }
 
 // topicID names one life of a topic; "" where a cluster has no ids.
@@ -73,11 +76,18 @@ func (l *lane) recover(ctx context.Context, f *fence) (a anchor, start starferry
 	}
 	r := l.readback(f, anchors)
 	r.m = m
-	from, err := r.begin(ctx, anchors)
-	if err != nil {
-		return own, 0, err
+	marker, err := r.run(ctx, anchors, false)
+	if errors.Is(err, errDisagree) {
+		l.c.log.Warn("the target log is another one than the map tells of; rebuilding the map", "lane", l.tp, "err", err)
+		l.c.snaps.drop(ctx, m.Key())
+		r = l.readback(f, anchors)
+		r.m = m
+		marker, err = r.run(ctx, anchors, true)
 	}
-	marker, err := r.scan(ctx, from)
+	if errors.Is(err, errDisagree) {
+		return own, 0, stopf("%w; was the target truncated, or written under our producer ids by somebody else? Compare the two clusters, delete topic %s on %s and ask for the link again",
+			err, l.to.Topic, l.c.spec.Target)
+	}
 	if err != nil {
 		return own, 0, err
 	}
@@ -109,9 +119,10 @@ func (l *lane) recover(ctx context.Context, f *fence) (a anchor, start starferry
 
 func (l *lane) readback(f *fence, anchors []anchor) *readback {
 	// Producer id and epoch 0 are a cluster's first: nobody's are -1.
-	r := &readback{l: l, f: f, anchors: map[wire.Producer]anchor{}, in: wire.Producer{ID: -1, Epoch: -1}, behind: -1}
+	r := &readback{l: l, f: f, anchors: map[wire.Producer][]anchor{}, in: wire.Producer{ID: -1, Epoch: -1}, behind: -1}
 	for _, a := range anchors {
-		r.anchors[wire.Producer{ID: a.PID, Epoch: a.Epoch}] = a
+		p := wire.Producer{ID: a.PID, Epoch: a.Epoch}
+		r.anchors[p] = append(r.anchors[p], a)
 	}
 	return r
 }
@@ -168,33 +179,70 @@ func (l *lane) open(ctx context.Context, own anchor) (*offsetmap.Lane, error) {
 	return m, nil
 }
 
-// begin says from where the target log has to be read.
-func (r *readback) begin(ctx context.Context, anchors []anchor) (starferry.Offset, error) {
+// errDisagree says that map and target log cannot both be right.
+var errDisagree = errors.New("the map and the target log disagree")
+
+// run reads back up to the fence's marker and returns its offset.
+func (r *readback) run(ctx context.Context, anchors []anchor, anew bool) (starferry.Offset, error) {
+	from, err := r.begin(ctx, anchors, anew)
+	if err != nil {
+		return 0, err
+	}
+	return r.scan(ctx, from)
+}
+
+// begin says from where the target log has to be read: from the map's end if it
+// still is what the log says, else from an anchor.
+func (r *readback) begin(ctx context.Context, anchors []anchor, anew bool) (starferry.Offset, error) {
 	before, ok := r.f.before[r.l.to]
 	if !ok {
 		before = 0
 	}
-	if r.m.Begun() {
+	if r.m.Begun() && !anew {
 		_, target := r.m.Next()
-		if target <= before || !ok {
-			r.resume()
-			ours, err := r.standing(ctx)
-			if ours || err != nil {
-				return target, err
-			}
-			r.in, r.known, r.behind = wire.Producer{ID: -1, Epoch: -1}, false, -1
+		if target > before && ok {
+			return 0, fmt.Errorf("target %s ends at %d, and the map at %d: %w", r.l.to, before, target, errDisagree)
 		}
-		r.l.c.log.Warn("target log lacks what its map holds; rebuilding the map", "lane", r.l.tp, "mapped", target, "end", before)
-		r.l.c.snaps.drop(ctx, r.m.Key())
+		r.resume()
+		ours, err := r.standing(ctx)
+		if err == nil && !ours {
+			err = fmt.Errorf("target %s@%d is not what was mapped there: %w", r.l.to, r.behind-1, errDisagree)
+		}
+		return target, err
 	}
 	if len(anchors) == 0 {
+		if anew {
+			return 0, stopf("the map of %s does not fit the target's log, and topic %s on %s does not say where the copy began; was it emptied? Delete topic %s on %s and ask for the link again",
+				r.l.tp, stateTopic, r.l.c.spec.Target, r.l.to.Topic, r.l.c.spec.Target)
+		}
 		return before, nil
 	}
-	first := anchors[0]
+	first, err := r.first(ctx, anchors)
+	if err != nil {
+		return 0, err
+	}
 	if err := r.m.Reset(first.Source, first.Target); err != nil {
 		return 0, err
 	}
+	r.in, r.known, r.seq = wire.Producer{ID: first.PID, Epoch: first.Epoch}, true, first.Seq
+	r.floor = first.Target
 	return first.Target, nil
+}
+
+// first is the anchor that a map is built anew from: the earliest from which the
+// source still has everything. What was copied before it is not known any more.
+func (r *readback) first(ctx context.Context, anchors []anchor) (anchor, error) {
+	tp := r.l.tp
+	starts, err := r.l.c.src.Offsets(ctx, []starferry.TopicPartition{tp}, wire.Earliest)
+	if err != nil {
+		return anchor{}, fmt.Errorf("find start of %s on %s: %w", tp, r.l.c.spec.Source, err)
+	}
+	for _, a := range anchors {
+		if a.Source >= starts[tp] {
+			return a, nil
+		}
+	}
+	return anchors[len(anchors)-1], nil
 }
 
 // resume finds which epoch wrote the map's end, and how much of it is mapped.
@@ -202,9 +250,11 @@ func (r *readback) resume() {
 	source, _ := r.m.Next()
 	start, _ := r.m.Start()
 	best, found := anchor{}, false
-	for _, a := range r.anchors {
-		if a.Source <= source && a.Source >= start && (!found || a.Target > best.Target) {
-			best, found = a, true
+	for _, as := range r.anchors {
+		for _, a := range as {
+			if a.Source <= source && a.Source >= start && (!found || a.Target > best.Target) {
+				best, found = a, true
+			}
 		}
 	}
 	if !found {
@@ -221,7 +271,8 @@ func (r *readback) resume() {
 		}
 	}
 	r.in, r.known = wire.Producer{ID: best.PID, Epoch: best.Epoch}, true
-	r.seq = int32(n & 0x7fffffff)
+	r.seq = addSeq(best.Seq, int32(n&0x7fffffff))
+	r.floor = max(best.Target, r.behind)
 }
 
 // standing reports whether the last mapped record is still ours, and not another
@@ -329,9 +380,13 @@ func (r *readback) own(ctx context.Context, b batch.Batch) error {
 		return nil
 	}
 	gap := int64((b.BaseSequence() - r.seq) & 0x7fffffff)
-	if gap >= 1<<30 {
-		return stopf("target %s@%d: sequence %d where %d was to follow; the map and the target log disagree: delete the shard's map of this lane and start again",
-			r.l.to, b.BaseOffset(), b.BaseSequence(), r.seq)
+	switch {
+	case gap >= 1<<30:
+		return fmt.Errorf("target %s@%d: sequence %d where %d was to follow: %w", r.l.to, b.BaseOffset(), b.BaseSequence(), r.seq, errDisagree)
+	case gap > int64(b.BaseOffset()-r.floor):
+		// A cleaner leaves the offsets of what it takes.
+		return fmt.Errorf("target %s@%d: sequence %d where %d was to follow, and no room for the %d records between: %w",
+			r.l.to, b.BaseOffset(), b.BaseSequence(), r.seq, gap, errDisagree)
 	}
 	var err error
 	if gap > 0 {
@@ -346,33 +401,34 @@ func (r *readback) own(ctx context.Context, b batch.Batch) error {
 		return nil
 	}
 	r.seq = addSeq(b.BaseSequence(), int32(n))
-	r.behind = b.NextOffset()
+	r.behind, r.floor = b.NextOffset(), b.NextOffset()
 	return err
 }
 
 // enter goes over to an epoch, whose anchor says where it began.
 func (r *readback) enter(ctx context.Context, p wire.Producer, b batch.Batch) error {
-	a, ok := r.anchors[p]
-	if !ok {
+	next, _ := r.m.Next()
+	a, ok := anchor{}, false
+	for _, o := range r.anchors[p] {
+		// The first at or above the map's end, but none from behind the batch.
+		if !ok || a.Source < next && o.Target <= b.BaseOffset() {
+			a, ok = o, true
+		}
+	}
+	switch {
+	case !ok:
 		return stopf("target %s@%d bears our producer id %d epoch %d, and topic %s on %s does not say where that epoch began; was it emptied? Delete topic %s on %s and ask for the link again",
 			r.l.to, b.BaseOffset(), p.ID, p.Epoch, stateTopic, r.l.c.spec.Target, r.l.to.Topic, r.l.c.spec.Target)
-	}
-	next, _ := r.m.Next()
-	if p == r.in || !r.known && a.Source < next {
-		// The map goes on in the middle of an epoch it cannot count from.
-		r.in, r.known, r.seq = p, true, b.BaseSequence()
-		return nil
-	}
-	if a.Source < next {
-		return stopf("target %s@%d: its epoch began at source offset %d, and the map is at %d already; delete the shard's map of this lane and start again",
-			r.l.to, b.BaseOffset(), a.Source, next)
+	case a.Source < next:
+		return fmt.Errorf("target %s@%d: its epoch began at source offset %d, and the map is at %d already: %w",
+			r.l.to, b.BaseOffset(), a.Source, next, errDisagree)
 	}
 	if a.Source > next {
 		if err := r.skip(ctx, a.Source, a.Source-starferry.Offset(a.Gone)); err != nil {
 			return err
 		}
 	}
-	r.in, r.known, r.seq, r.behind, r.slack, r.lost = p, true, 0, -1, 0, nil
+	r.in, r.known, r.seq, r.behind, r.floor, r.slack, r.lost = p, true, a.Seq, -1, a.Target, 0, nil
 	return nil
 }
 

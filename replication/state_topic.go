@@ -1,6 +1,7 @@
 package replication
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -49,6 +50,9 @@ type anchor struct {
 	Epoch  int16                    `json:"epoch"`
 	Source starferry.Offset         `json:"source"`
 	Target starferry.Offset         `json:"target"` // position behind the fence's marker
+	// Seq is the sequence of the epoch's next record here: 0 where it began; what
+	// was written along the way is a mark.
+	Seq int32 `json:"seq,omitempty"`
 	// The topics' ids, or "" where a cluster has none.
 	SourceTopic string `json:"source_topic,omitempty"`
 	TargetTopic string `json:"target_topic,omitempty"`
@@ -65,6 +69,9 @@ func (c claim) key() string {
 }
 
 func (a anchor) key() string {
+	if a.Seq != 0 {
+		return fmt.Sprintf("anchor/%s/%s/%d/%d/%d", a.Link, a.Lane, a.PID, a.Epoch, a.Source)
+	}
 	return fmt.Sprintf("anchor/%s/%s/%d/%d", a.Link, a.Lane, a.PID, a.Epoch)
 }
 
@@ -232,7 +239,7 @@ func (s *stateLog) Anchors(link starferry.LinkName, tp starferry.TopicPartition)
 			out = append(out, a)
 		}
 	}
-	slices.SortFunc(out, func(a, b anchor) int { return int(a.Target - b.Target) })
+	slices.SortFunc(out, func(a, b anchor) int { return cmp.Or(cmp.Compare(a.Target, b.Target), cmp.Compare(a.Source, b.Source)) })
 	return out
 }
 
