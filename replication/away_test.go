@@ -165,3 +165,40 @@ func placed(t *testing.T, c *kafkatest.Brokers, topic starferry.Topic, partition
 	require.NoError(t, wire.Code(resp.(*kmsg.CreateTopicsResponse).Topics[0].ErrorCode))
 	require.NoError(t, settled(t.Context(), w, topic, partitions))
 }
+
+// A target whose new leader was elected uncleanly lacks acknowledged copies:
+// they are copied again, in order, and none stands twice.
+func TestAnUncleanTargetIsCopiedToAgain(t *testing.T) {
+	w, tgt := threeBrokers(t, map[string]string{"producer.id.expiration.check.interval.ms": "100"})
+	topic := w.topic(1, nil)
+	placed(t, tgt, topic, 1, [][]int32{{3, 2}})
+	allowUnclean(t, tgt.Cluster, topic)
+	w.shard("s", t.TempDir())
+	w.link(topic)
+	w.put(topic, 0, numbered(0, 10)...)
+	w.caughtUp()
+	require.NoError(t, tgt.Nodes[1].Kill()) // the follower lacks what comes now
+	w.put(topic, 0, numbered(10, 10)...)
+	w.caughtUp()
+	require.NoError(t, tgt.Nodes[2].Kill()) // the only one that has it
+	require.NoError(t, tgt.Nodes[1].Start(t.Context()))
+	w.put(topic, 0, numbered(20, 10)...)
+	w.everythingIsThere(topic, 1)
+	require.NoError(t, tgt.Nodes[2].Start(t.Context()))
+	w.put(topic, 0, numbered(30, 10)...)
+	w.everythingIsThere(topic, 1)
+}
+
+// allowUnclean lets a topic elect leaders that lack records.
+func allowUnclean(t *testing.T, c starferry.Cluster, topic starferry.Topic) {
+	req := kmsg.NewPtrIncrementalAlterConfigsRequest()
+	res := kmsg.NewIncrementalAlterConfigsRequestResource()
+	res.ResourceType, res.ResourceName = kmsg.ConfigResourceTypeTopic, string(topic)
+	conf := kmsg.NewIncrementalAlterConfigsRequestResourceConfig()
+	conf.Name, conf.Value = "unclean.leader.election.enable", kmsg.StringPtr("true")
+	res.Configs = append(res.Configs, conf)
+	req.Resources = append(req.Resources, res)
+	resp, err := kafkatest.Open(t, c).Do(t.Context(), req)
+	require.NoError(t, err)
+	require.NoError(t, wire.Code(resp.(*kmsg.IncrementalAlterConfigsResponse).Resources[0].ErrorCode))
+}

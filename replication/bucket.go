@@ -255,6 +255,10 @@ func (b *bucket) reviveOnce(ctx context.Context, l *lane, f *fence) error {
 	}
 	l.mu.Lock()
 	l.anchor = a
+	l.ledTarget = leadingOf(f.target, l.to)
+	if !l.ledSource.known {
+		l.ledSource = leadingOf(f.source, l.tp)
+	}
 	l.mu.Unlock()
 	if ctx.Err() != nil {
 		return context.Cause(ctx)

@@ -421,6 +421,9 @@ func (c *copier) connect(l *lane, term uint64) error {
 	if needFetch {
 		broker, epoch, err := c.src.Leader(c.ctx, l.tp)
 		if err == nil {
+			err = c.sourceStands(l, term, broker, epoch)
+		}
+		if err == nil {
 			f := c.fetcherOf(broker)
 			l.mu.Lock()
 			if l.term == term && l.active && l.session == nil {
@@ -433,7 +436,10 @@ func (c *copier) connect(l *lane, term uint64) error {
 		}
 	}
 	if needSend {
-		broker, _, err := c.tgt.Leader(c.ctx, l.to)
+		broker, epoch, err := c.tgt.Leader(c.ctx, l.to)
+		if err == nil {
+			err = c.targetStands(l, term, broker, epoch)
+		}
 		if err == nil {
 			s := c.senderOf(broker)
 			l.mu.Lock()

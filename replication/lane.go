@@ -70,6 +70,8 @@ type lane struct {
 	// still knows its producer.
 	remembered time.Duration
 
+	ledSource, ledTarget leading
+
 	anchor anchor // the last that was written for this term, or a mark since
 
 	waiters []waiter
