@@ -49,7 +49,7 @@ func (l *lane) mark(now time.Time) (anchor, bool) {
 	}
 	m := l.anchor
 	m.Source, m.Target = l.omap.Next()
-	m.Seq, m.At = l.pipe.mapped(), now.UnixMilli()
+	m.Seq, m.At, m.Gone = l.pipe.mapped(), now.UnixMilli(), 0
 	return m, m.Seq != l.anchor.Seq
 }
 

@@ -221,8 +221,14 @@ func (r *readback) begin(ctx context.Context, anchors []anchor, anew bool) (star
 	if err != nil {
 		return 0, err
 	}
-	if err := r.m.Reset(first.Source, first.Target); err != nil {
+	lost := first.Source - starferry.Offset(first.Gone)
+	if err := r.m.Reset(lost, first.Target); err != nil {
 		return 0, err
+	}
+	if first.Gone > 0 {
+		if err := r.m.Hole(lost, first.Source, starferry.Deleted); err != nil {
+			return 0, err
+		}
 	}
 	r.in, r.known, r.seq = wire.Producer{ID: first.PID, Epoch: first.Epoch}, true, first.Seq
 	r.floor = first.Target
