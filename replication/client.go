@@ -10,6 +10,7 @@ import (
 	"maps"
 	"math"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -65,6 +66,8 @@ func (c *Client) Close() error {
 type LinkStatus struct {
 	Spec  LinkSpec     `json:"spec"`
 	Lanes []LaneStatus `json:"lanes"` // in order
+	// Problems say why topics that match a pattern are not copied.
+	Problems map[starferry.Topic]string `json:"problems,omitempty"`
 
 	seen uint64 // the oldest revision of the spec that an owner works by
 }
@@ -77,7 +80,7 @@ func (s LinkStatus) State() (LaneState, string) {
 			switch {
 			case l.State != st:
 			case st == Copying:
-				return st, ""
+				return st, s.problem()
 			case st == Paused:
 				return st, l.Reason
 			default:
@@ -85,7 +88,18 @@ func (s LinkStatus) State() (LaneState, string) {
 			}
 		}
 	}
+	if len(s.Lanes) == 0 && len(s.Spec.Patterns) > 0 {
+		return Copying, fmt.Sprintf("no topic of %s matches %s: nothing is copied until one does", s.Spec.Source, strings.Join(s.Spec.Patterns, ", "))
+	}
 	return Copying, ""
+}
+
+// problem is the first reason why a topic that matches is not copied.
+func (s LinkStatus) problem() string {
+	for _, t := range slices.Sorted(maps.Keys(s.Problems)) {
+		return fmt.Sprintf("topic %s matches and is not copied: %s", t, s.Problems[t])
+	}
+	return ""
 }
 
 // Links lists the specs of all links.
@@ -113,12 +127,12 @@ func (c *Client) Status(ctx context.Context, name starferry.LinkName) (LinkStatu
 	if err != nil {
 		return LinkStatus{}, err
 	}
-	known, notes, seen := c.askStatus(ctx, name, table)
+	known, notes, out := c.askStatus(ctx, name, table)
+	out.Spec = spec
 	lanes, ends, err := c.lanes(ctx, spec)
 	if err != nil {
 		return LinkStatus{}, err
 	}
-	out := LinkStatus{Spec: spec, seen: seen}
 	for _, tp := range lanes {
 		n := spec.BucketOf(tp)
 		l, ok := known[tp]
@@ -144,11 +158,11 @@ func ownerOf(t Table, bucket int) ShardID {
 }
 
 // askStatus asks every owner, page by page. Notes tell for each bucket why
-// nothing is known of it; seen is the oldest revision an owner works by.
-func (c *Client) askStatus(ctx context.Context, link starferry.LinkName, t Table) (known map[starferry.TopicPartition]LaneStatus, notes map[int]string, seen uint64) {
+// nothing is known of it; sum is what owners say of the whole link.
+func (c *Client) askStatus(ctx context.Context, link starferry.LinkName, t Table) (known map[starferry.TopicPartition]LaneStatus, notes map[int]string, sum LinkStatus) {
 	var mu sync.Mutex
 	var wg sync.WaitGroup
-	known, notes, seen = map[starferry.TopicPartition]LaneStatus{}, map[int]string{}, math.MaxUint64
+	known, notes, sum = map[starferry.TopicPartition]LaneStatus{}, map[int]string{}, LinkStatus{seen: math.MaxUint64}
 	for s, buckets := range t.byShard() {
 		wg.Go(func() {
 			q := statusRequest{Link: link}
@@ -159,7 +173,10 @@ func (c *Client) askStatus(ctx context.Context, link starferry.LinkName, t Table
 					err = errors.New(r.Error)
 				}
 				mu.Lock()
-				seen = min(seen, r.Revision)
+				sum.seen = min(sum.seen, r.Revision)
+				if len(r.Problems) > 0 {
+					sum.Problems = r.Problems
+				}
 				for _, n := range buckets {
 					switch {
 					case err != nil:
@@ -184,7 +201,7 @@ func (c *Client) askStatus(ctx context.Context, link starferry.LinkName, t Table
 		})
 	}
 	wg.Wait()
-	return known, notes, seen
+	return known, notes, sum
 }
 
 func (t Table) byShard() map[ShardID][]int {

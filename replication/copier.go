@@ -1,6 +1,7 @@
 package replication
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -57,6 +58,10 @@ type copier struct {
 	now      LinkSpec                   // as it is wanted now; see wanted
 	paused   atomic.Bool                // as now says; lanes look while they are locked
 	look     chan struct{}              // asks for a refresh
+	every    time.Duration              // between refreshes
+	store    *store
+	listNext time.Time                  // when topics are listed again, at the earliest
+	problems map[starferry.Topic]string // why topics that match are not copied
 }
 
 type running struct {
@@ -75,7 +80,7 @@ func newCopier(ctx context.Context, spec LinkSpec, s *Shard, src, tgt *wire.Clus
 		log: s.log, unfenced: s.cfg.UnfencedWait, renew: s.cfg.renew,
 		buckets: map[int]*running{}, fetchers: map[int32]*fetcher{}, senders: map[int32]*sender{},
 		rules: map[starferry.Topic]rules{}, loops: map[starferry.Topic]*loop{}, ids: map[place]string{}, missing: map[place]bool{},
-		now: spec, look: make(chan struct{}, 1),
+		now: spec, look: make(chan struct{}, 1), every: cmp.Or(s.cfg.refresh, refreshEvery), store: s.store,
 	}
 	if spec.RateBytes > 0 {
 		c.limiter = rate.NewLimiter(rate.Limit(spec.RateBytes), int(max(spec.RateBytes, fetchBytes)))
@@ -128,10 +133,11 @@ func (c *copier) own(want map[int]int64) {
 
 // watch follows the source's topics.
 func (c *copier) watch() {
-	tick := time.NewTicker(refreshEvery)
+	tick := time.NewTicker(c.every)
 	defer tick.Stop()
 	for {
 		c.refresh(c.ctx)
+		c.find(c.ctx)
 		select {
 		case <-c.ctx.Done():
 			return

@@ -39,7 +39,13 @@ func (c *Client) Ensure(ctx context.Context, want LinkSpec) (Ensured, error) {
 	if err != nil {
 		return Ensured{}, fmt.Errorf("ensure link %s: %w", want.Name, err)
 	}
-	if err := makeTopics(ctx, src, tgt, want); err != nil {
+	if want, err = want.expand(ctx, src); err == nil {
+		err = c.admit(ctx, want)
+	}
+	if err == nil && len(want.Topics) > 0 {
+		err = makeTopics(ctx, src, tgt, want)
+	}
+	if err != nil {
 		return Ensured{}, fmt.Errorf("ensure link %s: %w", want.Name, err)
 	}
 	spec, err := c.put(ctx, src, want)
@@ -54,6 +60,34 @@ func (c *Client) Ensure(ctx context.Context, want LinkSpec) (Ensured, error) {
 	}
 	out.LinkStatus, err = c.ready(ctx, spec)
 	return out, err
+}
+
+// admit refuses what contradicts a link that is there, before topics are made
+// for it.
+func (c *Client) admit(ctx context.Context, want LinkSpec) error {
+	st, err := c.open(ctx)
+	if err != nil {
+		return err
+	}
+	have, err := st.Link(ctx, want.Name)
+	if errors.Is(err, errNoLink) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	return have.admits(want)
+}
+
+// admits reports why a link cannot be widened to what is wanted.
+func (s LinkSpec) admits(want LinkSpec) error {
+	if s.Source != want.Source || s.Target != want.Target {
+		return fmt.Errorf("it leads from %s to %s already; choose another name", s.Source, s.Target)
+	}
+	if err := s.differs(want); err != nil {
+		return err
+	}
+	return s.contradicts(want)
 }
 
 // put writes the spec by compare-and-set.
@@ -92,13 +126,7 @@ func (c *Client) widen(ctx context.Context, src *wire.Cluster, have, want LinkSp
 		next.Begin, next.Ends = nil, nil
 		return next, next.resolve(ctx, src, want, next.Topics)
 	}
-	if have.Source != want.Source || have.Target != want.Target {
-		return have, fmt.Errorf("it leads from %s to %s already; choose another name", have.Source, have.Target)
-	}
-	if err := have.differs(want); err != nil {
-		return have, err
-	}
-	if err := have.contradicts(want); err != nil {
+	if err := have.admits(want); err != nil {
 		return have, err
 	}
 	next := have
@@ -113,6 +141,11 @@ func (c *Client) widen(ctx context.Context, src *wire.Cluster, have, want LinkSp
 			next.Topics = append(next.Topics, t)
 			next.AddedBy[t], next.fresh[t] = want.Token, true
 			next.changed = true
+		}
+	}
+	for _, p := range want.Patterns {
+		if !slices.Contains(next.Patterns, p) {
+			next.Patterns, next.changed = append(slices.Clone(next.Patterns), p), true
 		}
 	}
 	if loss := want.plain().OnLoss; loss != have.OnLoss {
@@ -130,7 +163,7 @@ func (c *Client) widen(ctx context.Context, src *wire.Cluster, have, want LinkSp
 			next.changed = true
 		}
 	}
-	if err := next.Rename.collide(next.Topics); err != nil {
+	if err := next.Check(); err != nil {
 		return have, err
 	}
 	if err := next.resolve(ctx, src, want, slices.Collect(maps.Keys(next.fresh))); err != nil {
@@ -147,7 +180,7 @@ func (c *Client) ready(ctx context.Context, spec LinkSpec) (LinkStatus, error) {
 		if err == nil {
 			last = status
 			state, reason := status.State()
-			if status.seen >= spec.Revision && len(status.Lanes) > 0 {
+			if status.seen >= spec.Revision && (len(status.Lanes) > 0 || len(spec.Topics) == 0) {
 				switch state {
 				case Copying, Stalled, Paused, Done:
 					return status, nil

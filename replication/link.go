@@ -30,6 +30,10 @@ type LinkSpec struct {
 	Source  starferry.ClusterName `json:"source"`
 	Target  starferry.ClusterName `json:"target"`
 	Topics  []starferry.Topic     `json:"topics"` // in order, no duplicates
+	// Patterns bring all topics whose whole name matches one of them (RE2), also
+	// those that are created later. They never match what belongs to a cluster
+	// itself, nor names that begin with __.
+	Patterns []string `json:"patterns,omitempty"`
 	// Rename says what they are called on the target.
 	Rename Rename `json:"rename,omitempty"`
 	// From says where the copy of each partition begins: Earliest (or empty),
@@ -97,8 +101,8 @@ func (s LinkSpec) Check() error {
 		return fmt.Errorf("link %s: want a source and a target cluster", s.Name)
 	case s.Source == s.Target:
 		return fmt.Errorf("link %s: source and target are both %s; a link leads to another cluster", s.Name, s.Source)
-	case len(s.Topics) == 0:
-		return fmt.Errorf("link %s: want at least one topic", s.Name)
+	case len(s.Topics) == 0 && len(s.Patterns) == 0:
+		return fmt.Errorf("link %s: want at least one topic, or a pattern", s.Name)
 	case s.Buckets < 0 || s.Buckets > maxBuckets:
 		return fmt.Errorf("link %s: %d buckets: want 1 to %d", s.Name, s.Buckets, maxBuckets)
 	case s.RateBytes < 0:
@@ -114,7 +118,7 @@ func (s LinkSpec) Check() error {
 			return fmt.Errorf("link %s: topic %q: %w", s.Name, t, err)
 		}
 	}
-	for _, check := range []func() error{func() error { return s.Rename.check(s.Topics) }, s.checkEdits, s.checkPlaces} {
+	for _, check := range []func() error{func() error { return s.Rename.check(s.Topics) }, s.checkEdits, s.checkPlaces, s.checkPatterns} {
 		if err := check(); err != nil {
 			return fmt.Errorf("link %s: %w", s.Name, err)
 		}
@@ -131,6 +135,9 @@ func (s LinkSpec) normal() LinkSpec {
 	s.Topics = slices.Clone(s.Topics)
 	slices.Sort(s.Topics)
 	s.Topics = slices.Compact(s.Topics)
+	s.Patterns = slices.Clone(s.Patterns)
+	slices.Sort(s.Patterns)
+	s.Patterns = slices.Compact(s.Patterns)
 	return s.plain()
 }
 

@@ -150,21 +150,64 @@ func drained(s LinkStatus, ends map[starferry.TopicPartition]starferry.Offset) (
 	return out, nil
 }
 
-// Narrow takes topics off a link that goes on with the others. Their copies stay
-// on the target. Topics that are not on the link are no error.
-func (c *Client) Narrow(ctx context.Context, name starferry.LinkName, topics []starferry.Topic) error {
-	_, err := c.change(ctx, name, func(s *LinkSpec) (bool, error) {
-		before := len(s.Topics)
-		s.Topics = slices.DeleteFunc(slices.Clone(s.Topics), func(t starferry.Topic) bool { return slices.Contains(topics, t) })
-		if len(s.Topics) == 0 {
+// Narrow takes topics and patterns off a link that goes on with the others; with
+// a pattern go the topics that it brought later on. Their copies stay on the
+// target. What is not on the link is no error.
+func (c *Client) Narrow(ctx context.Context, name starferry.LinkName, topics []starferry.Topic, patterns ...string) error {
+	there, err := c.existing(ctx, name, topics)
+	if err != nil {
+		return fmt.Errorf("narrow %w", err)
+	}
+	_, err = c.change(ctx, name, func(s *LinkSpec) (bool, error) {
+		before := len(s.Topics) + len(s.Patterns)
+		s.Patterns = slices.DeleteFunc(slices.Clone(s.Patterns), func(p string) bool { return slices.Contains(patterns, p) })
+		left, err := compile(s.Patterns)
+		if err != nil {
+			return false, err
+		}
+		for _, t := range topics {
+			if n := left.which(t); n >= 0 && there[t] && s.has(t) {
+				return false, fmt.Errorf("topic %s matches its pattern %s and would be back in seconds; take the pattern off too", t, s.Patterns[n])
+			}
+		}
+		s.Topics = slices.DeleteFunc(slices.Clone(s.Topics), func(t starferry.Topic) bool {
+			by, matched := strings.CutPrefix(s.AddedBy[t], matchedBy)
+			return slices.Contains(topics, t) || matched && slices.Contains(patterns, by)
+		})
+		if len(s.Topics) == 0 && len(s.Patterns) == 0 {
 			return false, errors.New("nothing would be left on it; stop the link instead")
 		}
-		return len(s.Topics) != before, nil
+		return len(s.Topics)+len(s.Patterns) != before, nil
 	})
 	if err != nil {
 		return fmt.Errorf("narrow %w", err)
 	}
 	return nil
+}
+
+// existing tells which topics a link's source has.
+func (c *Client) existing(ctx context.Context, name starferry.LinkName, topics []starferry.Topic) (map[starferry.Topic]bool, error) {
+	out := map[starferry.Topic]bool{}
+	st, err := c.open(ctx)
+	if err != nil {
+		return nil, err
+	}
+	spec, err := st.Link(ctx, name)
+	if err != nil || len(spec.Patterns) == 0 || len(topics) == 0 {
+		return out, err
+	}
+	src, err := c.cluster(spec.Source)
+	if err != nil {
+		return nil, err
+	}
+	m, err := src.Metadata(ctx, topics...)
+	if err != nil {
+		return nil, fmt.Errorf("look up topics on %s: %w", spec.Source, err)
+	}
+	for _, t := range topics {
+		out[t] = len(m.Topics[t].Partitions) > 0
+	}
+	return out, nil
 }
 
 // change edits a spec by compare-and-set. Edit works on a copy and says whether

@@ -33,6 +33,8 @@ type statusReply struct {
 	Error string       `json:"error,omitempty"`
 	// Revision of the spec that the shard works by.
 	Revision uint64 `json:"revision"`
+	// Problems say why topics that match a pattern are not copied.
+	Problems map[starferry.Topic]string `json:"problems,omitempty"`
 	// Notes tell of buckets whose lanes are not known yet.
 	Notes map[int]string `json:"notes,omitempty"`
 }
@@ -127,6 +129,11 @@ func (s *Shard) answerStatus(_ context.Context, data []byte) any {
 	lanes := c.all()
 	slices.SortFunc(lanes, func(a, b *lane) int { return a.tp.Compare(b.tp) })
 	out := statusReply{Revision: c.wanted().Revision}
+	if q.After.Topic == "" {
+		c.mu.Lock()
+		out.Problems = c.problems
+		c.mu.Unlock()
+	}
 	for _, l := range lanes {
 		if q.After.Topic != "" && l.tp.Compare(q.After) <= 0 {
 			continue

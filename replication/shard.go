@@ -43,6 +43,8 @@ type ShardConfig struct {
 
 	clock clock         // of the lease; nil: the time since boot
 	renew time.Duration // how often buckets renew their ids; 0: hourly
+	// refresh is how often links look for topics and partitions; 0: refreshEvery.
+	refresh time.Duration
 }
 
 // Shard owns buckets of links and copies their lanes.

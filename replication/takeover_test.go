@@ -229,7 +229,7 @@ func TestForeignRecordsArePassedOver(t *testing.T) {
 func TestNewPartitionsAreFollowed(t *testing.T) {
 	w := newWorld(t)
 	topic := w.topic(1, nil)
-	w.shard("s", t.TempDir())
+	w.shard("s", t.TempDir(), func(c *ShardConfig) { c.refresh = 100 * time.Millisecond })
 	w.link(topic)
 	src := kafkatest.Open(t, w.src)
 	require.NoError(t, follow(context.Background(), src, topic, 1, 3))
