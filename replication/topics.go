@@ -65,8 +65,12 @@ func makeTopics(ctx context.Context, src, tgt *wire.Cluster, spec LinkSpec) erro
 			have = len(again.Topics[copied].Partitions)
 		}
 		if have != n {
-			return fmt.Errorf("topic %s has %d partitions on %s and %s has %d on %s: a link copies partition to partition; delete topic %s on %s, or give it %d partitions, then ask again",
-				t, n, src.Name(), copied, have, tgt.Name(), copied, tgt.Name(), n)
+			as := ""
+			if copied != t {
+				as = ", as " + string(copied) + ","
+			}
+			return fmt.Errorf("topic %s has %d partitions on %s and%s %d on %s: a link copies partition to partition; delete the topic on %s, or give it %d partitions, then ask again",
+				t, n, src.Name(), as, have, tgt.Name(), tgt.Name(), n)
 		}
 	}
 	return nil
