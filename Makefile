@@ -9,6 +9,7 @@
 #   DEMOFLAGS    flags for `starferry demo`, such as --keep or --json
 #   ONLY         parts of `make bench` to run, such as latency,map; list names them (default all)
 #   BENCHFLAGS   flags for the benchmark, such as -small or -into BENCHMARKS.md
+#   RECORDS      records of `make proof`                (default 1000000)
 #   TRIALS       trials of `make chaos`                 (default 200)
 #   COPYFOR      how long `make chaos` copies           (default 30m)
 #   CHAOSFLAGS   flags for the chaos harness, such as -seed 7 or -keep
@@ -25,6 +26,7 @@ PKG         ?= ./...
 DEMOFLAGS   ?=
 ONLY        ?= all
 BENCHFLAGS  ?=
+RECORDS     ?= 1000000
 TRIALS      ?= 200
 COPYFOR     ?= 30m
 CHAOSFLAGS  ?=
@@ -91,6 +93,10 @@ lint: ## formatting, go vet, staticcheck, import arrows
 .PHONY: chaos-build
 chaos-build: build
 	go build -trimpath -o bin/chaos ./internal/chaos/cmd/chaos
+
+.PHONY: proof
+proof: kafka ## RECORDS records of all kinds made by Java are copied, read back by Java, verified and translated
+	STARFERRY_KAFKA='$(KAFKA)' STARFERRY_JAVA_RECORDS=$(RECORDS) go test -count=1 -v -timeout 30m ./internal/javatopic
 
 .PHONY: chaos-short
 chaos-short: chaos-build ## faults during switches and around the copy, and planted bugs that must be found; at most 5 minutes

@@ -156,6 +156,13 @@ func (p *proof) advance(ctx context.Context) error {
 	case b.Count() == 0:
 		return p.stretch(ctx, end, "")
 	}
+	s, err := p.segment()
+	if err != nil {
+		return err
+	}
+	if s.Status == starferry.InHole && s.Reason == starferry.Filtered {
+		return p.stretch(ctx, min(end, segmentEnd(s)), "")
+	}
 	if same, err := p.whole(ctx, b.Batch); same || err != nil {
 		return err
 	}

@@ -148,3 +148,23 @@ func TestContinuousVerify(t *testing.T) {
 	require.EqualValues(t, 15, p.Lanes[0].Identical)
 	require.Greater(t, p.Lanes[0].Rounds, int64(1))
 }
+
+// Copies under other names are compared with what they are copies of.
+func TestVerifyFollowsOtherNames(t *testing.T) {
+	w := newWorld(t)
+	topic := w.topic(1, nil)
+	w.put(topic, 0, numbered(0, 10)...)
+	w.shard("s", t.TempDir())
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	_, err := w.client.Ensure(ctx, LinkSpec{
+		Name: w.name(), Source: w.src.Name, Target: w.tgt.Name, Topics: []starferry.Topic{topic}, Rename: Rename{EveryTopic: "copy.{topic}"}, Buckets: 4, Token: "t1",
+	})
+	require.NoError(t, err)
+	t.Cleanup(func() { _ = kafkatest.Open(t, w.tgt).DeleteTopics(context.Background(), "copy."+topic) })
+	w.caughtUp()
+	kafkatest.Produce(t, w.src, topic, 0, numbered(10, 1)...)
+	p := w.verify(VerifyRequest{Topics: []starferry.Topic{topic}, Range: starferry.Range{To: 10}})
+	require.Equal(t, Identical, p.Verdict(), p.Lanes)
+	require.EqualValues(t, 10, p.Lanes[0].Identical)
+}
