@@ -6,6 +6,7 @@ import (
 	"maps"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/starferry/starferry"
@@ -19,6 +20,7 @@ type bucket struct {
 	epoch int64 // of the table
 	poke  chan struct{}
 	own   wire.Producer // {-1, -1}: none held
+	bytes atomic.Int64  // copied
 
 	mu    sync.Mutex
 	lanes map[starferry.TopicPartition]*lane

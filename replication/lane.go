@@ -320,6 +320,7 @@ func (l *lane) applyLocked() {
 	}
 	for _, e := range done {
 		l.c.budget.free(int64(len(e.batch)))
+		l.bucket.bytes.Add(int64(len(e.batch)))
 	}
 	for _, e := range done {
 		if err := appendEntry(l.omap, e); err != nil {

@@ -74,6 +74,7 @@ func (s *Shard) serve(ctx context.Context) error {
 		"translate": s.answerTranslate,
 		"cross":     s.answerCross,
 		"lag":       s.answerLag,
+		"rates":     s.answerRates,
 		"map":       s.answerMap,
 		"fill":      s.answerFill,
 		"verify":    s.answerVerify,

@@ -45,6 +45,7 @@ type ShardConfig struct {
 	renew time.Duration // how often buckets renew their ids; 0: hourly
 	// refresh is how often links look for topics and partitions; 0: refreshEvery.
 	refresh time.Duration
+	weigh   time.Duration // how often buckets are weighed; 0: every minute
 }
 
 // Shard owns buckets of links and copies their lanes.
@@ -62,6 +63,7 @@ type Shard struct {
 	cancel context.CancelFunc
 	wg     sync.WaitGroup
 	wake   chan struct{}
+	scales map[starferry.LinkName]scales // of the reconciling goroutine
 	subs   []*nats.Subscription
 
 	mu       sync.Mutex
@@ -93,6 +95,9 @@ func OpenShard(ctx context.Context, cfg ShardConfig) (*Shard, error) {
 	if cfg.clock == nil {
 		cfg.clock = bootTime
 	}
+	if cfg.weigh == 0 {
+		cfg.weigh = weighEvery
+	}
 	if cfg.renew == 0 {
 		cfg.renew = renewEvery
 	}
@@ -101,6 +106,7 @@ func OpenShard(ctx context.Context, cfg ShardConfig) (*Shard, error) {
 	}
 	s := &Shard{
 		cfg: cfg, log: cfg.Logger.With("shard", cfg.ID), budget: newBudget(cfg.InFlightBytes), wake: make(chan struct{}, 1),
+		scales:  map[starferry.LinkName]scales{},
 		copiers: map[starferry.LinkName]*copier{}, clusters: map[starferry.ClusterName]*wire.Cluster{},
 		states: map[starferry.ClusterName]*stateLog{},
 	}
@@ -274,6 +280,7 @@ func (s *Shard) settle(ctx context.Context) error {
 			s.log.Warn("link not taken up", "link", spec.Name, "err", err)
 		}
 	}
+	s.forgetScales(wanted)
 	for name, c := range s.running() {
 		if !wanted[name] {
 			s.log.Info("link ended", "link", name)
@@ -302,7 +309,7 @@ func (s *Shard) settleLink(ctx, short context.Context, spec LinkSpec, live []Sha
 	if err != nil {
 		return err
 	}
-	if next := Assign(spec, live, table); slices.Contains(live, s.cfg.ID) && !next.equal(table) {
+	if next := Assign(spec, live, s.weigh(short, live, table)); slices.Contains(live, s.cfg.ID) && !next.equal(table) {
 		_, err := s.store.PutTable(short, next)
 		if errors.Is(err, errChanged) {
 			s.poke()

@@ -17,6 +17,9 @@ type Table struct {
 	Link    starferry.LinkName `json:"link"`
 	// Owners has one entry for each bucket, at the bucket's index.
 	Owners []Ownership `json:"owners"`
+	// Weights has one entry for each bucket, as of when loads were last evened out;
+	// none: all weigh the same.
+	Weights []int64 `json:"weights,omitempty"`
 	// Revision is the KV revision the table was read at; 0 if there is none yet.
 	Revision uint64 `json:"-"`
 }
@@ -30,8 +33,8 @@ type Ownership struct {
 
 // Assign shares a link's buckets among the live shards. It is pure and
 // deterministic: every shard that sees the same spec, the same living and the
-// same old table computes the same new one. It moves only the buckets it must,
-// and no two shards' shares differ by more than one.
+// same old table computes the same new one. It moves only the buckets it must.
+// Without weights no two shards' shares differ by more than one.
 func Assign(spec LinkSpec, live []ShardID, old Table) Table {
 	n := max(spec.Buckets, 1)
 	next := Table{Version: 1, Link: spec.Name, Owners: make([]Ownership, n), Revision: old.Revision}
@@ -43,6 +46,12 @@ func Assign(spec LinkSpec, live []ShardID, old Table) Table {
 		return next.without(func(ShardID) bool { return false })
 	}
 	next = next.without(func(s ShardID) bool { _, ok := slices.BinarySearch(live, s); return ok })
+	if len(old.Weights) == n {
+		next.Weights = old.Weights
+		next.balance(live)
+		next.keepEpochs(old)
+		return next
+	}
 	quota := quotas(spec.Name, live, next)
 	held := next.trim(quota)
 	order := slices.SortedFunc(slices.Values(live), func(a, b ShardID) int { return cmp.Compare(quota[a].rank, quota[b].rank) })
@@ -59,12 +68,19 @@ func Assign(spec LinkSpec, live []ShardID, old Table) Table {
 		held[s]++
 		at++
 	}
-	for b := range next.Owners {
-		if b < len(old.Owners) && old.Owners[b].Shard == next.Owners[b].Shard {
-			next.Owners[b].Epoch = old.Owners[b].Epoch
+	next.keepEpochs(old)
+	return next
+}
+
+// keepEpochs gives the buckets that have not changed hands the epochs they had,
+// and the others the next one.
+func (t Table) keepEpochs(old Table) {
+	for b := range min(len(t.Owners), len(old.Owners)) {
+		t.Owners[b].Epoch = old.Owners[b].Epoch
+		if old.Owners[b].Shard != t.Owners[b].Shard {
+			t.Owners[b].Epoch++
 		}
 	}
-	return next
 }
 
 // without takes their buckets from the shards that are not kept.
