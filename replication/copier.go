@@ -15,7 +15,6 @@ import (
 	"time"
 
 	"github.com/segmentio/kafka-go"
-	"golang.org/x/time/rate"
 
 	"github.com/starferry/starferry"
 	"github.com/starferry/starferry/internal/wire"
@@ -38,8 +37,8 @@ type copier struct {
 	log      *slog.Logger
 	unfenced time.Duration
 	renew    time.Duration
-	expiry   expiry        // of the target; zero: not read yet
-	limiter  *rate.Limiter // nil: no limit
+	expiry   expiry // of the target; zero: not read yet
+	limits   *limits
 
 	ctx    context.Context
 	cancel context.CancelFunc
@@ -48,7 +47,7 @@ type copier struct {
 	mu       sync.Mutex
 	buckets  map[int]*running
 	fetchers map[int32]*fetcher
-	senders  map[int32]*sender
+	senders  map[route]*sender
 	rules    map[starferry.Topic]rules  // by target topic
 	loops    map[starferry.Topic]*loop  // by target topic
 	lanes    []starferry.TopicPartition // of the whole link
@@ -62,6 +61,12 @@ type copier struct {
 	store    *store
 	listNext time.Time                  // when topics are listed again, at the earliest
 	problems map[starferry.Topic]string // why topics that match are not copied
+}
+
+// route is a connection to a broker of the target.
+type route struct {
+	broker int32
+	apart  bool
 }
 
 type running struct {
@@ -78,17 +83,16 @@ func newCopier(ctx context.Context, spec LinkSpec, s *Shard, src, tgt *wire.Clus
 		spec: spec, shard: s.cfg.ID, src: src, tgt: tgt, origin: s.states[spec.Source], state: s.states[spec.Target],
 		maps: s.maps, lease: s.lease, budget: s.budget, snaps: s.snaps,
 		log: s.log, unfenced: s.cfg.UnfencedWait, renew: s.cfg.renew,
-		buckets: map[int]*running{}, fetchers: map[int32]*fetcher{}, senders: map[int32]*sender{},
+		buckets: map[int]*running{}, fetchers: map[int32]*fetcher{}, senders: map[route]*sender{},
 		rules: map[starferry.Topic]rules{}, loops: map[starferry.Topic]*loop{}, ids: map[place]string{}, missing: map[place]bool{},
-		now: spec, look: make(chan struct{}, 1), every: cmp.Or(s.cfg.refresh, refreshEvery), store: s.store,
-	}
-	if spec.RateBytes > 0 {
-		c.limiter = rate.NewLimiter(rate.Limit(spec.RateBytes), int(max(spec.RateBytes, fetchBytes)))
+		limits: newLimits(spec.RateBytes, spec.RateRecords),
+		now:    spec, look: make(chan struct{}, 1), every: cmp.Or(s.cfg.refresh, refreshEvery), store: s.store,
 	}
 	c.paused.Store(spec.Paused)
 	c.ctx, c.cancel = context.WithCancel(ctx)
 	c.wg.Go(c.watch)
 	c.wg.Go(func() { c.prove(s.proofs) })
+	c.wg.Go(c.guard)
 	return c
 }
 
@@ -447,7 +451,10 @@ func (c *copier) connect(l *lane, term uint64) error {
 			err = c.targetStands(l, term, broker, epoch)
 		}
 		if err == nil {
-			s := c.senderOf(broker)
+			l.mu.Lock()
+			apart := l.apart
+			l.mu.Unlock()
+			s := c.senderOf(broker, apart)
 			l.mu.Lock()
 			if l.term == term && l.active && l.sender == nil {
 				l.sender, l.queued = s, false
@@ -483,22 +490,15 @@ func (c *copier) spawn(run func(context.Context)) bool {
 	return true
 }
 
-func (c *copier) senderOf(broker int32) *sender {
+func (c *copier) senderOf(broker int32, apart bool) *sender {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	s := c.senders[broker]
+	to := route{broker, apart}
+	s := c.senders[to]
 	if s == nil {
 		s = newSender(c, broker)
-		c.senders[broker] = s
+		c.senders[to] = s
 		c.wg.Go(func() { s.run(c.ctx) })
 	}
 	return s
-}
-
-// pace keeps a link to its rate.
-func (c *copier) pace(ctx context.Context, bytes int) {
-	if c.limiter == nil || bytes == 0 {
-		return
-	}
-	_ = c.limiter.WaitN(ctx, min(bytes, c.limiter.Burst()))
 }

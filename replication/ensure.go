@@ -151,6 +151,9 @@ func (c *Client) widen(ctx context.Context, src *wire.Cluster, have, want LinkSp
 	if loss := want.plain().OnLoss; loss != have.OnLoss {
 		next.OnLoss, next.changed = loss, true
 	}
+	if want.RateRecords != have.RateRecords {
+		next.RateRecords, next.changed = want.RateRecords, true
+	}
 	if want.RateBytes != have.RateBytes {
 		next.RateBytes, next.changed = want.RateBytes, true
 	}

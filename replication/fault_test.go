@@ -178,8 +178,7 @@ func TestARefusedEntryGivesItsMemoryBack(t *testing.T) {
 	l := &lane{c: c, bucket: newBucket(c, 0, 1), omap: m, active: true}
 	l.pipe.reset()
 	for i := range 3 { // the map begins at 0: none of them follows
-		l.pipe.add(&entry{pieces: []piece{{starferry.Offset(5 + i), 1, ""}}, batch: make([]byte, 100), records: 1, phase: acked})
-		b.take(100)
+		l.pipe.add(&entry{pieces: []piece{{starferry.Offset(5 + i), 1, ""}}, batch: make([]byte, 100), load: l.own(100), records: 1, phase: acked})
 	}
 	l.applyLocked()
 	require.Zero(t, b.used)

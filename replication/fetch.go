@@ -13,11 +13,19 @@ import (
 	"github.com/starferry/starferry/internal/wire"
 )
 
-// Bytes of an answer, and of a partition in it.
+// Bytes of an answer at most, and of a partition in it. A batch that is larger
+// than either comes alone.
 const (
-	fetchBytes   = 16 << 20
+	fetchBytes   = 4 << 20
+	leastBytes   = 64 << 10
 	perPartition = 1 << 20
 )
+
+// answerBytes is how much a fetch may bring: a part of the memory there is, and
+// of the link's rate.
+func (c *copier) answerBytes() int {
+	return c.limits.most(int(min(max(c.budget.limit/16, leastBytes), fetchBytes)))
+}
 
 // A broker works on one request of a connection at a time, and looks at all
 // lanes of a session each time: so there are a few sessions, and more for many
@@ -71,7 +79,7 @@ func (s *session) better(o *session) bool {
 	if a >= fullSession || b >= fullSession {
 		return a < b
 	}
-	if x, y := s.busy.Load(), o.busy.Load(); x != y {
+	if x, y := s.sent.Load() > 0, o.sent.Load() > 0; x != y {
 		return y
 	}
 	return a < b
@@ -94,39 +102,87 @@ func (f *fetcher) missed(a asked, err error) {
 	f.c.route(l, n)
 }
 
-// handOn gives a lane its part of an answer, and reports whether it wants more,
-// from where.
-func (f *fetcher) handOn(a asked, p *kmsg.FetchResponseTopicPartition) (next starferry.Offset, more bool) {
+// handOn gives a lane its part of an answer, and reports how many records it has
+// and whether it wants more, from where.
+func (f *fetcher) handOn(a asked, p *kmsg.FetchResponseTopicPartition, frame *load) (records int, next asked, more bool) {
 	switch err := wire.Code(p.ErrorCode); {
 	case err == nil:
 	case errors.Is(err, kafka.OffsetOutOfRange):
 		f.outOfRange(a, p)
-		return 0, false
+		return 0, a, false
 	case errors.Is(err, kafka.TopicAuthorizationFailed):
 		if a.l.current(a.term) {
 			a.l.stop(fmt.Errorf("fetch %s from %s: %w; allow the principal to read the topic, then ask for the link again", a.l.tp, f.c.spec.Source, err))
 		}
-		return 0, false
+		return 0, a, false
 	default: // reading does no harm, however often
 		f.missed(a, fmt.Errorf("fetch %s@%d from %s: %w", a.l.tp, a.from, f.c.spec.Source, err))
-		return 0, false
+		return 0, a, false
 	}
 	a.l.mu.Lock()
 	r := a.l.rules
 	a.l.mu.Unlock()
+	if p.DivergingEpoch.EndOffset >= 0 {
+		f.diverged(a, p.DivergingEpoch)
+		return 0, a, false
+	}
 	es, err := r.read(f.c.ctx, p, a.from)
 	if err != nil {
-		err = fmt.Errorf("copy %s of %s: %w", a.l.tp, f.c.spec.Source, err)
-		var h halting
-		switch {
-		case !errors.As(err, &h):
-			f.missed(a, err)
-		case a.l.current(a.term):
-			a.l.stop(err)
-		}
-		return 0, false
+		f.damaged(a, err)
+		return 0, a, false
 	}
-	return a.l.receive(a.term, a.from, es, starferry.Offset(p.HighWatermark))
+	es = a.l.sure(es)
+	for _, e := range es {
+		records += int(e.records)
+	}
+	next, more = a.l.receive(a.term, a.from, es, frame, p)
+	return records, next, more
+}
+
+// diverged stops a lane whose source no longer has what was read from it (KIP-595).
+func (f *fetcher) diverged(a asked, d kmsg.FetchResponseTopicPartitionDivergingEpoch) {
+	if a.l.current(a.term) {
+		a.l.stop(truncated(f.c.spec, a, d.Epoch, starferry.Offset(d.EndOffset)))
+	}
+}
+
+func truncated(spec LinkSpec, a asked, epoch int32, end starferry.Offset) error {
+	to := spec.targetPart(a.l.tp)
+	return fmt.Errorf("source %s was truncated: its log of leader epoch %d ends at offset %d now, and offsets %d to %d had been read in epoch %d; did %s elect a leader that lacked them? What was copied of them is on %s and no longer on %s: compare the two, then delete topic %s on %s and ask for the link again",
+		a.l.tp, epoch, end, end, a.from-1, a.last, spec.Source, spec.Target, spec.Source, to.Topic, spec.Target)
+}
+
+// damaged deals with bytes that make no sense: what flipped on the way is right
+// when it is fetched again.
+func (f *fetcher) damaged(a asked, err error) {
+	l := a.l
+	err = fmt.Errorf("copy %s of %s: %w", l.tp, f.c.spec.Source, err)
+	var h halting
+	l.mu.Lock()
+	n := 0
+	if a.term == l.term && errors.As(err, &h) {
+		n = l.refused.again(a.from)
+	}
+	l.mu.Unlock()
+	if n >= maxRefusals {
+		l.stop(err)
+		return
+	}
+	f.missed(a, err)
+}
+
+// sure leaves out what is odd and seen for the first time, and what follows.
+// Fetched again, it is there again, or it was a flipped bit.
+func (l *lane) sure(es []*entry) []*entry {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for i, e := range es {
+		if e.odd && e.pieces[0] != l.odd {
+			l.odd = e.pieces[0]
+			return es[:i]
+		}
+	}
+	return es
 }
 
 // outOfRange says what became of the offsets a lane was to fetch.

@@ -6,6 +6,8 @@ import (
 	"sync"
 	"time"
 
+	"github.com/twmb/franz-go/pkg/kmsg"
+
 	"github.com/starferry/starferry"
 	"github.com/starferry/starferry/internal/wire"
 	"github.com/starferry/starferry/replication/batch"
@@ -54,11 +56,19 @@ type lane struct {
 	began    starferry.Offset // source offset this term began at
 	fetch    starferry.Offset // next source offset to fetch
 	end      starferry.Offset // source's high watermark, last seen
+	stable   starferry.Offset // source's last stable offset, last seen
+	moved    time.Time        // last acknowledgement, or arrival when nothing was owed
+	still    bool             // it stands still, as the watchdog sees it
+	apart    bool             // its target partition held others up
+	slow     bool             // its target keeps others from memory: no more is fetched
+	odd      piece            // what was odd at the last look
 	copied   int64
-	failures int // in a row
+	failures int   // in a row
+	trouble  error // the last of them
 	refused  refusal
 	proof    *LaneProof // of the continuous one; nil: there is none
 
+	read     history  // of the source; it outlives terms
 	session  *session // nil: to be routed
 	leader   int32    // epoch of the source's leader; -1: not known
 	sender   *sender
@@ -107,6 +117,48 @@ const (
 	laneLow  = 2 << 20
 )
 
+// roomLocked reports whether the lane may hold more, given how much it may hold
+// when memory is plenty.
+func (l *lane) roomLocked(most int64) bool {
+	if !l.active || l.gap != nil || l.edits.past(l.fetch) {
+		return false
+	}
+	return len(l.pipe.queue) == 0 || !l.slow && l.pipe.bytes < min(most, l.c.budget.share())
+}
+
+// account says for entries which memory they hold: the frame they came in, or
+// their own. A small part of a large frame is copied, so as not to keep it all.
+func (l *lane) account(es []*entry, frame *load) {
+	size := 0
+	for _, e := range es {
+		if e.passed {
+			size += len(e.batch)
+		}
+	}
+	apart := frame != nil && int64(size)*copyShare < frame.size
+	for _, e := range es {
+		switch {
+		case e.batch == nil || frame == nil:
+		case e.passed && !apart:
+			e.load = frame.hold()
+		case e.passed:
+			e.batch = slices.Clone(e.batch)
+			e.load = l.own(len(e.batch))
+		default:
+			e.load = l.own(len(e.batch))
+		}
+	}
+}
+
+// copyShare: less than such a part of a frame is copied.
+const copyShare = 16
+
+// own is the account of memory that is not part of a frame.
+func (l *lane) own(size int) *load {
+	l.c.budget.take(int64(size))
+	return newLoad(l.c.budget, int64(size))
+}
+
 // start makes a recovered lane copy from the map's end on.
 func (l *lane) start(p wire.Producer, r rules) {
 	remembered := l.c.remembered()
@@ -129,6 +181,7 @@ func (l *lane) start(p wire.Producer, r rules) {
 	l.began, l.fetch = source, source
 	l.state, l.reason, l.failures, l.gap = Copying, "", 0, nil
 	l.session, l.sender = nil, nil
+	l.moved, l.slow, l.apart = time.Now(), false, false
 	l.fetching, l.queued = false, false
 	l.wake()
 	l.turnedLocked()
@@ -149,7 +202,9 @@ func (l *lane) halt(s LaneState, reason string) {
 func (l *lane) haltLocked(s LaneState, reason string) {
 	l.term++
 	l.active = false
-	l.c.budget.free(l.pipe.bytes)
+	for _, e := range l.pipe.queue {
+		e.drop()
+	}
 	l.pipe.reset()
 	if l.state != Stopped || s == Stopped {
 		l.state, l.reason = s, reason
@@ -171,15 +226,18 @@ func (l *lane) note(s LaneState, reason string) {
 	}
 }
 
-// receive takes what was fetched for the term at the offset. It returns
-// whether the lane wants more right away, and from where.
-func (l *lane) receive(term uint64, from starferry.Offset, es []*entry, highWatermark starferry.Offset) (next starferry.Offset, more bool) {
+// receive takes what was fetched for the term at the offset, in a frame. It
+// returns what the lane wants next, and whether it wants it right away.
+func (l *lane) receive(term uint64, from starferry.Offset, es []*entry, frame *load, p *kmsg.FetchResponseTopicPartition) (next asked, more bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if term != l.term || !l.active || from != l.fetch {
-		return 0, false
+		return next, false
 	}
-	l.end = highWatermark
+	l.end, l.stable = starferry.Offset(p.HighWatermark), starferry.Offset(p.LastStableOffset)
+	if len(l.pipe.queue) == 0 {
+		l.moved = time.Now()
+	}
 	if len(l.pipe.queue) == 0 && l.sender != nil {
 		// Nothing is owed to the target, so no acknowledgement would tell that
 		// what held the lane up is over.
@@ -188,45 +246,77 @@ func (l *lane) receive(term uint64, from starferry.Offset, es []*entry, highWate
 			l.state, l.reason = Copying, ""
 		}
 	}
-	var size int64
+	l.account(es, frame)
 	for _, e := range es {
 		l.pipe.add(e)
-		size += int64(len(e.batch))
-		l.fetch = e.next()
+		l.readTo(e)
 	}
-	l.c.budget.take(size)
 	l.applyLocked()
 	l.kickLocked()
-	l.fetching = l.active && l.pipe.bytes < laneHigh && !l.edits.past(l.fetch)
-	return l.fetch, l.fetching
+	l.fetching = l.roomLocked(laneHigh)
+	return l.askLocked(), l.fetching
 }
 
-// take stamps and returns the next batch to send.
-func (l *lane) take() (e *entry, term uint64) {
+// askLocked is what the lane asks its source for.
+func (l *lane) askLocked() asked {
+	a := asked{l: l, term: l.term, from: l.fetch, leader: l.leader, last: -1}
+	if l.read.at == l.fetch && l.fetch > 0 {
+		a.last = l.read.epoch
+	}
+	return a
+}
+
+// readTo makes an entry the last that was read.
+func (l *lane) readTo(e *entry) {
+	l.fetch = e.next()
+	l.read = history{l.fetch, e.epoch}
+}
+
+// history is an offset, and the epoch of the leader that wrote what is before it.
+type history struct {
+	at    starferry.Offset
+	epoch int32
+}
+
+// take stamps and returns the next batch to send, if there is one.
+func (l *lane) take() (p parcel) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.queued = false
 	if !l.active {
-		return nil, 0
+		return p
 	}
 	now := time.Now()
 	if err := l.readyLocked(now); err != nil {
 		l.haltLocked(Recovering, err.Error())
 		l.bucket.refence(l, err)
-		return nil, 0
+		return p
 	}
 	if !l.rules.compacted && l.pipe.waitingToSend() {
-		l.c.budget.take(l.pipe.merge(l.rules.limits.Batch))
-	}
-	again := false
-	if e, again = l.pipe.take(); e != nil {
-		if !again { // a repetition is the same to the byte
-			e.newest = newestOf(e, l.rules, now)
-			batch.Stamp(e.batch, l.producer.ID, l.producer.Epoch, e.seq)
+		if e := l.pipe.merge(l.rules.limits.Batch); e != nil {
+			e.load = l.own(len(e.batch))
 		}
-		l.kickLocked()
 	}
-	return e, l.term
+	e, again := l.pipe.take()
+	if e == nil {
+		return p
+	}
+	if !again { // a repetition is the same to the byte
+		e.newest = newestOf(e, l.rules, now)
+		batch.Stamp(e.batch, l.producer.ID, l.producer.Epoch, e.seq)
+	}
+	l.kickLocked()
+	return parcel{l, e, l.term, e.batch}
+}
+
+// setApart gives the lane's partition a connection beside that of the others,
+// until the lane begins anew.
+func (l *lane) setApart(term uint64) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if term == l.term {
+		l.apart = true
+	}
 }
 
 // acked notes that the target has a batch at base.
@@ -246,6 +336,7 @@ func (l *lane) ackedLocked(term uint64, e *entry, base starferry.Offset) bool {
 	}
 	halted := l.pipe.halt
 	l.pipe.ack(e, base)
+	l.moved, l.slow = time.Now(), false
 	settled := halted && !l.pipe.halt
 	l.failures = 0
 	if l.state == Stalled {
@@ -253,7 +344,7 @@ func (l *lane) ackedLocked(term uint64, e *entry, base starferry.Offset) bool {
 	}
 	l.applyLocked()
 	l.kickLocked()
-	if l.active && !l.fetching && l.pipe.bytes < laneLow && l.session != nil && l.gap == nil && !l.edits.past(l.fetch) {
+	if !l.fetching && l.session != nil && l.roomLocked(laneLow) {
 		l.fetching = true
 		l.session.f.offer(l)
 	}
@@ -284,6 +375,7 @@ func (l *lane) repeat(term uint64, e *entry, err error) {
 const stallAfter = 5
 
 func (l *lane) stallLocked(err error) {
+	l.trouble = err
 	if l.failures >= stallAfter && l.state != Stopped {
 		l.state, l.reason = Stalled, err.Error()
 	}
@@ -319,8 +411,8 @@ func (l *lane) applyLocked() {
 		return
 	}
 	for _, e := range done {
-		l.c.budget.free(int64(len(e.batch)))
 		l.bucket.bytes.Add(int64(len(e.batch)))
+		e.drop()
 	}
 	for _, e := range done {
 		if err := appendEntry(l.omap, e); err != nil {

@@ -68,6 +68,8 @@ type LinkSpec struct {
 	// VerifyBytes lets each shard compare the copies with their source all the
 	// time, reading so many bytes per second from both clusters; 0: not.
 	VerifyBytes int64 `json:"verify_bytes,omitempty"`
+	// RateRecords limits the copy of each shard, records per second; 0: no limit.
+	RateRecords int64 `json:"rate_records,omitempty"`
 	// Paused keeps the link and copies nothing; translations are answered. It is
 	// changed by Pause, Resume and Drain.
 	Paused bool `json:"paused,omitempty"`
@@ -109,6 +111,8 @@ func (s LinkSpec) Check() error {
 		return fmt.Errorf("link %s: rate %d: want bytes per second, or 0 for no limit", s.Name, s.RateBytes)
 	case s.VerifyBytes < 0:
 		return fmt.Errorf("link %s: verify at %d: want bytes per second, or 0 to compare nothing", s.Name, s.VerifyBytes)
+	case s.RateRecords < 0:
+		return fmt.Errorf("link %s: rate %d: want records per second, or 0 for no limit", s.Name, s.RateRecords)
 	}
 	for _, t := range s.Topics {
 		if ownTopic(t) {
@@ -168,7 +172,7 @@ func (s LinkSpec) has(t starferry.Topic) bool {
 // beginning anew.
 func (s LinkSpec) follows(next LinkSpec) bool {
 	return s.Made == next.Made && s.Source == next.Source && s.Target == next.Target && s.Buckets == next.Buckets &&
-		s.RateBytes == next.RateBytes && s.differs(next) == nil
+		s.differs(next) == nil
 }
 
 // BucketOf says which bucket a lane belongs to. The partitions of one topic

@@ -18,16 +18,16 @@ const (
 )
 
 // merge makes one entry of the tiny ones that wait next, with the holes between
-// them. It returns by how many bytes the pipeline grew. Bytes that turn out
+// them, and returns it; nil if there is nothing to merge. Bytes that turn out
 // damaged are left as they are, for the target to refuse.
-func (p *pipeline) merge(limit int) int64 {
+func (p *pipeline) merge(limit int) *entry {
 	first := slices.IndexFunc(p.queue, func(e *entry) bool { return e.phase == waiting })
 	if first < 0 || !p.queue[first].tiny() {
-		return 0
+		return nil
 	}
 	group := p.group(first, min(limit, mergedBytes))
 	if len(group) < 2 {
-		return 0
+		return nil
 	}
 	var made []byte
 	if codec := group[0].codec(); codec == batch.None {
@@ -39,21 +39,21 @@ func (p *pipeline) merge(limit int) int64 {
 		for _, e := range group {
 			e.alone = true
 		}
-		return 0
+		return nil
 	}
 	last := slices.Index(p.queue, group[len(group)-1])
 	merged := &entry{batch: made}
-	grown := int64(len(made))
+	p.bytes += int64(len(made))
 	for _, e := range p.queue[first : last+1] {
 		merged.pieces = append(merged.pieces, e.pieces...)
 		merged.records += e.records
 		merged.epoch = e.epoch
-		grown -= int64(len(e.batch))
+		p.bytes -= int64(len(e.batch))
+		e.drop()
 	}
 	merged.pieces = joinPieces(merged.pieces)
 	p.queue = slices.Replace(p.queue, first, last+1, merged)
-	p.bytes += grown
-	return grown
+	return merged
 }
 
 // tiny reports whether an entry is worth being merged.

@@ -1,6 +1,10 @@
 package replication
 
-import "github.com/starferry/starferry"
+import (
+	"slices"
+
+	"github.com/starferry/starferry"
+)
 
 // piece is a stretch of source offsets as the copy sees it: records that are
 // copied, or a hole.
@@ -17,9 +21,11 @@ func (p piece) end() starferry.Offset { return p.source + starferry.Offset(p.cou
 type entry struct {
 	pieces  []piece
 	batch   []byte
+	load    *load // memory that batch lies in; nil: of no account
 	records int32
 	passed  bool  // forwarded without being opened
 	alone   bool  // not to be merged
+	odd     bool  // the place it claims is surprising
 	epoch   int32 // of the source's leader that appended it
 	seq     int32 // base sequence, once stamped
 	stamped bool
@@ -138,6 +144,30 @@ func (p *pipeline) settle() {
 			e.phase = waiting
 		}
 	}
+}
+
+// drop lets go of what an entry holds, once nobody sends it any more.
+func (e *entry) drop() {
+	e.load.drop()
+	e.load = nil
+}
+
+// shed drops what has not been sent yet, but for one entry that keeps the lane's
+// place, and reports whether there was any.
+func (p *pipeline) shed() bool {
+	keep := slices.IndexFunc(p.queue, func(e *entry) bool { return e.batch != nil && !e.stamped }) + 1
+	if first := slices.IndexFunc(p.queue, func(e *entry) bool { return e.stamped }); first >= 0 && keep > 0 {
+		keep-- // what is under way keeps it
+	}
+	if keep <= 0 || keep >= len(p.queue) || slices.ContainsFunc(p.queue[keep:], func(e *entry) bool { return e.stamped }) {
+		return false
+	}
+	for _, e := range p.queue[keep:] {
+		p.bytes -= int64(len(e.batch))
+		e.drop()
+	}
+	p.queue = p.queue[:keep]
+	return true
 }
 
 // done removes and returns the entries at the head that are acknowledged.

@@ -16,8 +16,12 @@ import (
 )
 
 const (
-	produceTimeoutMS = 30_000
-	produceBytes     = 16 << 20 // of one request
+	// A partition whose followers don't keep up holds an answer back this long,
+	// for all partitions in the request. Then it is set apart.
+	produceTimeoutMS = 5_000
+	produceBytes     = 4 << 20 // of one request
+	// produceGivenUp is when a broker that neither answers nor hangs up is left.
+	produceGivenUp = 60 * time.Second
 	// inFlight is how many requests are under way on a connection. A broker
 	// works on one at a time; the others hide the way there.
 	inFlight = 5
@@ -51,9 +55,10 @@ func (s *sender) offer(l *lane) {
 
 // parcel is one lane's batch in a request.
 type parcel struct {
-	l    *lane
-	e    *entry
-	term uint64
+	l     *lane
+	e     *entry
+	term  uint64
+	batch []byte
 }
 
 // run sends until the context ends.
@@ -108,9 +113,9 @@ func (s *sender) collect() []parcel {
 			continue
 		}
 		seen[l] = true
-		if e, term := l.take(); e != nil {
-			out = append(out, parcel{l, e, term})
-			size += len(e.batch)
+		if p := l.take(); p.e != nil {
+			out = append(out, p)
+			size += len(p.batch)
 		}
 	}
 	slices.SortFunc(out, func(a, b parcel) int { return a.l.to.Compare(b.l.to) })
@@ -130,11 +135,10 @@ func (s *sender) send(ctx context.Context, conn *wire.Conn, parcels []parcel) *w
 	if err == nil {
 		req := newProduce()
 		for _, p := range parcels {
-			addProduce(req, p.l.to, p.e.batch)
+			addProduce(req, p.l.to, p.batch)
 		}
 		cn := conn
-		// A broker that neither answers nor hangs up is given up.
-		late := time.AfterFunc(2*produceTimeoutMS*time.Millisecond, func() { _ = cn.Close() })
+		late := time.AfterFunc(produceGivenUp, func() { _ = cn.Close() })
 		err = conn.Send(req, func(resp kmsg.Response, err error) {
 			late.Stop()
 			<-s.slots
@@ -198,13 +202,16 @@ func (s *sender) settle(p parcel, a *kmsg.ProduceResponseTopicPartition) {
 		err = fmt.Errorf("%w (%s)", err, *a.ErrorMessage)
 	}
 	at := p.e.pieces[0].source
+	if errors.Is(err, kafka.RequestTimedOut) {
+		p.l.setApart(p.term)
+	}
 	switch {
 	case errors.Is(err, kafka.OutOfOrderSequenceNumber) && p.l.echo(p.term, p.e),
 		err != nil && passing(err) && !errors.Is(err, kafka.InvalidMessage):
 		s.failed([]parcel{p}, err)
 	case errors.Is(err, kafka.MessageSizeTooLarge), errors.Is(err, kafka.RecordListTooLarge):
 		if p.l.current(p.term) {
-			s.c.tooLarge(p.l, at, len(p.e.batch), err)
+			s.c.tooLarge(p.l, at, len(p.batch), err)
 		}
 	case errors.Is(err, kafka.TopicAuthorizationFailed), errors.Is(err, kafka.ClusterAuthorizationFailed):
 		if p.l.current(p.term) {

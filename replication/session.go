@@ -41,8 +41,9 @@ const (
 type session struct {
 	f    *fetcher
 	kick chan struct{}
-	busy atomic.Bool  // a request is under way
 	load atomic.Int32 // lanes
+	took atomic.Int64 // bytes of the budget, for the frame that comes
+	sent atomic.Int64 // when the request under way was sent, Unix nanoseconds; 0: none is
 
 	mu      sync.Mutex
 	inbox   []*lane
@@ -68,7 +69,8 @@ type asked struct {
 	l      *lane
 	term   uint64
 	from   starferry.Offset
-	leader int32 // epoch of the leader it is asked of, -1: not known
+	leader int32 // epoch of the leader it is asked of; -1: not known
+	last   int32 // epoch of the leader that wrote what is before from; -1: not known
 }
 
 func newSession(f *fetcher) *session {
@@ -96,7 +98,9 @@ func (s *session) run(ctx context.Context) {
 	defer func() {
 		if s.conn != nil {
 			_ = s.conn.Close()
+			<-s.conn.Done()
 		}
+		s.f.c.budget.free(s.took.Swap(0))
 	}()
 	for ctx.Err() == nil {
 		if s.empty() {
@@ -106,7 +110,7 @@ func (s *session) run(ctx context.Context) {
 			}
 			continue
 		}
-		if s.f.c.budget.wait(ctx) != nil {
+		if s.f.c.limits.wait(ctx) != nil {
 			return
 		}
 		if s.gather(); len(s.members) > 0 {
@@ -134,9 +138,9 @@ func (s *session) gather() {
 	s.mu.Unlock()
 	for _, l := range in {
 		l.mu.Lock()
-		m := &member{asked: asked{l, l.term, l.fetch, l.leader}, fresh: true}
+		m := &member{asked: l.askLocked(), fresh: true}
 		ours := l.active && l.session == s && l.fetching
-		if ours && l.pipe.bytes >= laneHigh { // an acknowledgement brings it back
+		if ours && !l.roomLocked(laneHigh) { // an acknowledgement brings it back
 			ours, l.fetching = false, false
 		}
 		l.mu.Unlock()
@@ -167,30 +171,35 @@ func (s *session) forget(tp starferry.TopicPartition) {
 
 // fetch asks once and hands on what came.
 func (s *session) fetch(ctx context.Context) {
-	s.busy.Store(true)
+	s.sent.Store(time.Now().UnixNano())
 	resp, full, err := s.ask(ctx)
-	s.busy.Store(false)
+	s.sent.Store(0)
 	if err != nil {
+		s.f.c.budget.free(s.took.Swap(0))
 		if ctx.Err() == nil {
 			s.lose(err)
 		}
 		return
 	}
-	if resp == nil {
-		return // the session is begun anew
+	if resp == nil { // the session is begun anew
+		s.f.c.budget.free(s.took.Swap(0))
+		return
 	}
-	got, seen := 0, map[starferry.TopicPartition]bool{}
+	frame := newLoad(s.f.c.budget, s.took.Swap(0))
+	defer frame.drop()
+	bytes, records := 0, 0
+	seen := map[starferry.TopicPartition]bool{}
 	for i := range resp.Topics {
 		t := &resp.Topics[i]
 		for j := range t.Partitions {
 			p := &t.Partitions[j]
 			tp := starferry.TopicPartition{Topic: starferry.Topic(t.Topic), Partition: starferry.Partition(p.Partition)}
-			got += len(p.RecordBatches)
+			bytes += len(p.RecordBatches)
 			if full {
 				seen[tp] = true
 			}
 			if m := s.members[tp]; m != nil {
-				s.handOn(m, p)
+				records += s.handOn(m, p, frame)
 			}
 		}
 	}
@@ -200,20 +209,21 @@ func (s *session) fetch(ctx context.Context) {
 			s.forget(tp)
 		}
 	}
-	s.f.c.pace(ctx, got)
+	s.f.c.limits.spend(bytes, records)
 }
 
-// handOn gives a lane its part of an answer and sees to what is asked next.
-func (s *session) handOn(m *member, p *kmsg.FetchResponseTopicPartition) {
-	next, more := s.f.handOn(m.asked, p)
+// handOn gives a lane its part of an answer and sees to what is asked next. It
+// returns how many records there were.
+func (s *session) handOn(m *member, p *kmsg.FetchResponseTopicPartition, frame *load) int {
+	records, next, more := s.f.handOn(m.asked, p, frame)
 	if !more {
 		s.forget(m.l.tp)
-		return
+		return records
 	}
 	m.hungry = len(p.RecordBatches) == 0 && p.LastStableOffset > int64(m.from)
-	if next != m.from {
-		m.from, m.fresh = next, true
-	}
+	m.fresh = m.fresh || next != m.asked
+	m.asked = next
+	return records
 }
 
 // lose sends all lanes back to be routed.
@@ -231,13 +241,18 @@ func (s *session) ask(ctx context.Context) (resp *kmsg.FetchResponse, full bool,
 		if s.conn, err = dial(ctx, s.f.c.src, s.f.broker); err != nil {
 			return nil, false, err
 		}
+		s.conn.Admit(func(n int) error {
+			err := s.f.c.budget.wait(ctx, int64(n))
+			if err == nil {
+				s.took.Add(int64(n))
+			}
+			return err
+		})
 		s.begin()
 	}
 	full = s.epoch <= 0
 	req := s.request(full)
-	short, cancel := context.WithTimeout(ctx, 30*time.Second)
-	defer cancel()
-	r, err := s.conn.Do(short, req)
+	r, err := s.conn.Do(ctx, req) // the connection bounds the time
 	if err == nil {
 		var ok bool
 		if resp, ok = r.(*kmsg.FetchResponse); !ok {
@@ -288,7 +303,8 @@ func (s *session) request(full bool) *kmsg.FetchRequest {
 	s.mu.Lock()
 	same := time.Since(s.changed)
 	s.mu.Unlock()
-	req := newFetch(int32(min(max(same, leastFetchWait), fetchWait).Milliseconds()), fetchBytes, true)
+	wait := min(max(same, leastFetchWait), fetchWait)
+	req := newFetch(int32(wait.Milliseconds()), int32(s.f.c.answerBytes()), true)
 	req.SessionID, req.SessionEpoch = s.id, s.epoch
 	var out []*member
 	for _, m := range s.members {
@@ -306,7 +322,8 @@ func (s *session) request(full bool) *kmsg.FetchRequest {
 		return a.l.tp.Compare(b.l.tp)
 	})
 	for _, m := range out {
-		addFetch(req, m.l.tp, m.from, perPartition).CurrentLeaderEpoch = m.leader
+		p := addFetch(req, m.l.tp, m.from, perPartition)
+		p.CurrentLeaderEpoch, p.LastFetchedEpoch = m.leader, m.last
 	}
 	if full {
 		return req

@@ -34,6 +34,10 @@ const maxDecompressed = 64 << 20
 // entries: batches to send and holes, without a gap from the offset asked for.
 // It answers the same for the same bytes, which is what lets a lost map be
 // rebuilt.
+//
+// No checksum covers a batch's offset. A gap where there should be none, or a
+// batch that begins before what was asked for, is odd: the lane believes it when
+// it has seen it twice.
 func classify(p *kmsg.FetchResponseTopicPartition, from starferry.Offset, r rules) ([]*entry, error) {
 	aborted := make([]batch.AbortedTxn, len(p.AbortedTransactions))
 	for i, a := range p.AbortedTransactions {
@@ -41,7 +45,8 @@ func classify(p *kmsg.FetchResponseTopicPartition, from starferry.Offset, r rule
 	}
 	filter := batch.NewFilter(aborted)
 	var out []*entry
-	rest := p.RecordBatches
+	var gap *entry // the last batch's distance from the one before, if any
+	rest, strange := p.RecordBatches, false
 	for {
 		b, tail, err := batch.Next(rest)
 		switch {
@@ -50,7 +55,7 @@ func classify(p *kmsg.FetchResponseTopicPartition, from starferry.Offset, r rule
 				return out, fmt.Errorf("upgrade old message after offset %d: %w", from, err)
 			}
 		case errors.Is(err, io.EOF), errors.Is(err, batch.ErrTruncated):
-			return out, nil
+			return alone(out, gap), nil
 		case err != nil:
 			return out, fmt.Errorf("read batch at or after offset %d: %w", from, err)
 		}
@@ -59,20 +64,28 @@ func classify(p *kmsg.FetchResponseTopicPartition, from starferry.Offset, r rule
 		if err != nil {
 			return out, fmt.Errorf("read batch at offset %d: %w", b.BaseOffset(), err)
 		}
+		if b.BaseOffset() < from && len(out) > 0 {
+			return out, fmt.Errorf("read batch at offset %d: offset %d was to follow", b.BaseOffset(), from)
+		}
 		if b.NextOffset() <= from {
+			strange = true
 			continue
 		}
+		gap = nil
 		if base := r.edits.clip(b.BaseOffset()); base > from {
-			out = append(out, hole(from, base, starferry.Compacted))
+			gap = hole(from, base, starferry.Compacted)
+			gap.odd, gap.epoch = !r.compacted || strange, -1
+			out = append(out, gap)
 			from = base
 		}
 		if r.edits.past(from) {
-			return out, nil
+			return alone(out, gap), nil
 		}
 		es, err := classifyBatch(b, class, from, r)
 		if err != nil {
 			return out, err
 		}
+		es[0].odd = b.BaseOffset() < from
 		for _, e := range es {
 			e.epoch = b.LeaderEpoch()
 		}
@@ -81,11 +94,25 @@ func classify(p *kmsg.FetchResponseTopicPartition, from starferry.Offset, r rule
 	}
 }
 
+// alone marks a gap before the last batch: nothing behind that says otherwise.
+func alone(out []*entry, gap *entry) []*entry {
+	if gap != nil {
+		gap.odd = true
+	}
+	return out
+}
+
 func hole(from, to starferry.Offset, why starferry.Reason) *entry {
 	return &entry{pieces: []piece{{from, int64(to - from), why}}}
 }
 
 func classifyBatch(b batch.Batch, class batch.Class, from starferry.Offset, r rules) ([]*entry, error) {
+	if class != batch.Data || b.Count() == 0 {
+		// No target sees what is left out: no flipped bit may be what leaves it out.
+		if err := b.Verify(); err != nil {
+			return nil, err
+		}
+	}
 	end := r.edits.clip(b.NextOffset())
 	switch {
 	case class == batch.Control:
@@ -97,6 +124,9 @@ func classifyBatch(b batch.Batch, class batch.Class, from starferry.Offset, r ru
 	case err != nil:
 		return nil, err
 	case back:
+		if err := b.Verify(); err != nil {
+			return nil, err
+		}
 		return []*entry{hole(from, end, starferry.Returned)}, nil
 	case b.Count() == 0:
 		return []*entry{hole(from, end, starferry.Compacted)}, nil

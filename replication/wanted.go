@@ -33,6 +33,7 @@ func (c *copier) update(next LinkSpec) bool {
 	}
 	c.paused.Store(next.Paused)
 	c.mu.Unlock()
+	c.limits.set(next.RateBytes, next.RateRecords)
 	if was.Paused != next.Paused {
 		for _, l := range c.all() {
 			l.turn(next.Paused)

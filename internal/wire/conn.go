@@ -44,6 +44,7 @@ type Conn struct {
 	err     error      // why it ended
 	spoke   bool       // it has answered a request
 	last    bool       // ends with the last answer due
+	admit   func(int) error
 	done    chan struct{}
 }
 
@@ -156,6 +157,34 @@ func (c *Conn) MaxVersion(key int16) (int16, bool) {
 	return s.max, ok
 }
 
+// Admit makes the connection ask before it takes memory for an answer of so many
+// bytes. It may be kept waiting: the broker then finds the connection full. An
+// error ends the connection.
+func (c *Conn) Admit(ask func(bytes int) error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.admit = ask
+}
+
+// let asks whether an answer may be read. The time it waits is not the broker's.
+func (c *Conn) let(n int) error {
+	c.mu.Lock()
+	ask := c.admit
+	c.mu.Unlock()
+	if ask == nil {
+		return nil
+	}
+	if err := ask(n); err != nil {
+		return err
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.err != nil {
+		return c.err
+	}
+	return c.nc.SetReadDeadline(time.Now().Add(c.within))
+}
+
 // Broker returns the id of the broker at the other end, −1 if the connection
 // was made by address.
 func (c *Conn) Broker() int32 { return c.broker }
@@ -266,7 +295,7 @@ func (c *Conn) run() {
 
 // answer reads one answer and hands it out; false when the connection is over.
 func (c *Conn) answer() bool {
-	frame, err := readFrame(c.rd, c.maxFrame)
+	frame, err := readFrame(c.rd, c.maxFrame, c.let)
 	if err != nil {
 		c.fail(c.readCause(err))
 		return false

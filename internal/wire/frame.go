@@ -9,8 +9,9 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 )
 
-// readFrame reads one length-prefixed frame into a slice of its own.
-func readFrame(r *bufio.Reader, limit int) ([]byte, error) {
+// readFrame reads one length-prefixed frame into a slice of its own, once admit,
+// if there is one, has let its size in.
+func readFrame(r *bufio.Reader, limit int, admit func(int) error) ([]byte, error) {
 	var prefix [4]byte
 	if _, err := io.ReadFull(r, prefix[:]); err != nil {
 		return nil, err
@@ -25,6 +26,11 @@ func readFrame(r *bufio.Reader, limit int) ([]byte, error) {
 		return nil, fmt.Errorf("%w: frame of %d bytes", ErrFrame, n)
 	case n > int64(limit):
 		return nil, fmt.Errorf("%w: frame of %d bytes is above the limit of %d", ErrFrame, n, limit)
+	}
+	if admit != nil {
+		if err := admit(int(n)); err != nil {
+			return nil, err
+		}
 	}
 	frame := make([]byte, n)
 	_, err := io.ReadFull(r, frame)

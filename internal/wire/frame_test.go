@@ -20,7 +20,7 @@ func FuzzAnswer(f *testing.F) {
 	f.Add([]byte{0x15, 3, 3, 0, 2, 2, 70})
 	f.Add([]byte{0, 0, 0, 8, 0, 0, 0, 1, 0xff, 0xff, 0xff, 0xff})
 	f.Fuzz(func(t *testing.T, b []byte) {
-		frame, err := readFrame(bufio.NewReader(bytes.NewReader(b)), 1<<16)
+		frame, err := readFrame(bufio.NewReader(bytes.NewReader(b)), 1<<16, nil)
 		if err != nil {
 			return
 		}

@@ -111,7 +111,7 @@ func (c *Conn) ask(req kmsg.Request) (kmsg.Response, error) {
 	if err := c.write(c.format.AppendRequest(nil, req, c.corr)); err != nil {
 		return nil, err
 	}
-	frame, err := readFrame(c.rd, c.maxFrame)
+	frame, err := readFrame(c.rd, c.maxFrame, nil)
 	if err != nil {
 		return nil, err
 	}
