@@ -3,6 +3,7 @@ package replication
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -10,6 +11,7 @@ import (
 	"github.com/nats-io/nats.go"
 
 	"github.com/starferry/starferry"
+	"github.com/starferry/starferry/replication/offsetmap"
 )
 
 // A shard answers on starferry.shard.ID.WHAT with JSON. Every answer is bounded:
@@ -263,6 +265,9 @@ func (c *copier) translate(ctx context.Context, t *starferry.Translation, d star
 		ask = m.TranslateBack
 	}
 	got, err := ask(p)
+	if errors.Is(err, offsetmap.ErrDamaged) {
+		l.damaged(m, err)
+	}
 	if err == nil {
 		t.Missing[tp], err = c.turned(ctx, l.to.Topic, m)
 	}

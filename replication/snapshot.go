@@ -399,6 +399,25 @@ func (l *lane) sound() *offsetmap.Lane {
 	return l.omap
 }
 
+// damaged lets go of a map that turned out to be damaged while it was open. The
+// lane is shut, and its map opened again: that verifies all of it, and makes
+// another from the snapshot or the target log if it is so.
+func (l *lane) damaged(m *offsetmap.Lane, why error) {
+	l.mu.Lock()
+	if l.omap != m || l.state == Recovering { // being read back: whoever asks next finds out
+		l.mu.Unlock()
+		return
+	}
+	l.c.log.Error("offset map damaged; making it anew", "link", l.c.spec.Name, "lane", l.tp, "err", why)
+	l.haltLocked(Recovering, why.Error())
+	l.omap, l.proven = nil, false
+	l.mu.Unlock()
+	if err := m.Close(); err != nil {
+		l.c.log.Warn("offset map not closed", "lane", l.tp, "err", err)
+	}
+	l.bucket.refence(l, why)
+}
+
 // sweep deletes snapshots of links that have ended a while ago.
 func (s *snapshots) sweep(ctx context.Context, links []LinkSpec) error {
 	if s.off.Load() {

@@ -360,3 +360,24 @@ func (w *world) answer(d starferry.Direction, cut starferry.Cut) starferry.Trans
 	require.NoError(w.t, err)
 	return t
 }
+
+// A map that turns out to be damaged while the lane copies is opened anew, and
+// the copy goes on.
+func TestAMapThatIsDamagedMeanwhileIsMadeAnew(t *testing.T) {
+	w := newWorld(t)
+	topic := w.topic(1, nil)
+	w.many(topic, 0, 5)
+	a := w.shard("a", t.TempDir(), eager)
+	w.link(topic)
+	w.caughtUp()
+	c, _ := a.link(w.name())
+	l, _ := c.lane(starferry.TopicPartition{Topic: topic})
+	before := l.sound()
+	l.damaged(before, offsetmap.ErrDamaged)
+	w.many(topic, 500, 5)
+	w.caughtUp()
+	require.NotSame(t, before, l.sound())
+	source, target := w.pairs(topic)
+	w.sameRecords(topic, 0, source)
+	w.exactMap(topic, 0, source, target)
+}

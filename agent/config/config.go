@@ -18,6 +18,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/goccy/go-yaml"
 
@@ -86,6 +87,9 @@ type Shards struct {
 	Buckets int
 	// Rate limits each link, bytes per second; 0 means no limit.
 	Rate int64
+	// Snapshots is how often maps that have grown are snapshotted; 0 means the
+	// default, a negative one never.
+	Snapshots time.Duration
 }
 
 // Names returns the clusters' names in order.

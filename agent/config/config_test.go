@@ -85,6 +85,7 @@ func TestBadInput(t *testing.T) {
 			`f.yaml:3: nats: both url and listen: url uses a server that is there, listen starts one; keep one`},
 		{"listening outside", small + "nats:\n  listen: 0.0.0.0:4222\n",
 			`f.yaml:4: nats.listen: the agent's own NATS server listens on this machine only (127.0.0.1 or localhost): for several machines run a NATS server with authentication and give its url`},
+		{"snapshots", small + "shards: {snapshots: often}\n", `f.yaml:3: shards.snapshots: "often": want a time of a second or more, such as 5m, or off`},
 		{"buckets", small + "shards: {buckets: 100000}\n", `f.yaml:3: shards.buckets: 100000 buckets: want 1 to 1024; 64 is a good number`},
 		{"tab", "clusters:\n\told: {}\n", `f.yaml:2: no valid YAML: check indentation (spaces only), colons and quotes`},
 		{"two documents", small + "---\n" + small, "f.yaml:4: a second document: one file holds one configuration; remove the `---` and what follows"},

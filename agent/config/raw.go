@@ -38,8 +38,9 @@ type rawNATS struct {
 }
 
 type rawShards struct {
-	Buckets int   `yaml:"buckets"`
-	Rate    int64 `yaml:"rate"`
+	Buckets   int    `yaml:"buckets"`
+	Rate      int64  `yaml:"rate"`
+	Snapshots string `yaml:"snapshots"`
 }
 
 // Example is a configuration that shows every key.
@@ -72,4 +73,5 @@ data_dir: starferry-data            # relative to this file
 shards:
   buckets: 64                       # of each new link
   rate: 0                           # bytes per second of each link; 0: no limit
+  snapshots: 5m                     # how often grown offset maps are copied to NATS; off: never
 `

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/starferry/starferry"
 )
@@ -57,6 +58,15 @@ func (r *resolver) config(file string, raw *rawConfig) *Config {
 	}
 	if b := c.Shards.Buckets; b < 1 || b > maxBuckets {
 		r.fail("shards.buckets", "%d buckets: want 1 to %d; %d is a good number", b, maxBuckets, defaultBuckets)
+	}
+	switch every, err := time.ParseDuration(raw.Shards.Snapshots); {
+	case raw.Shards.Snapshots == "":
+	case raw.Shards.Snapshots == "off":
+		c.Shards.Snapshots = -1
+	case err != nil || every < time.Second:
+		r.fail("shards.snapshots", "%q: want a time of a second or more, such as 5m, or off", raw.Shards.Snapshots)
+	default:
+		c.Shards.Snapshots = every
 	}
 	if c.Shards.Rate < 0 {
 		r.fail("shards.rate", "a negative rate: give bytes per second, or 0 for no limit")

@@ -63,7 +63,10 @@ func (w *World) Close() error {
 
 // OpenShard starts a replicator on the clusters of a configuration.
 func OpenShard(ctx context.Context, cfg *config.Config, nc *nats.Conn, id replication.ShardID, dir string, log *slog.Logger) (*replication.Shard, error) {
-	s, err := replication.OpenShard(ctx, replication.ShardConfig{ID: id, Clusters: cfg.Clusters, NATS: nc, Dir: dir, Logger: log})
+	s, err := replication.OpenShard(ctx, replication.ShardConfig{
+		ID: id, Clusters: cfg.Clusters, NATS: nc, Dir: dir, Logger: log,
+		Snapshots: replication.SnapshotConfig{Every: cfg.Shards.Snapshots},
+	})
 	if err != nil {
 		return nil, fmt.Errorf("open shard %s: %w", id, err)
 	}
