@@ -16,6 +16,7 @@ type oracle struct {
 	startSource, startTarget starferry.Offset
 	entries                  []entryOf
 	end, passed              starferry.Offset
+	startEnd                 starferry.Offset // end when it began
 }
 
 type entryOf struct {

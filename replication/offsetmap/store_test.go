@@ -144,6 +144,10 @@ func TestOneOwner(t *testing.T) {
 // stored is what the store has of a lane: header first, then blocks.
 func stored(t testing.TB, s *Store, k LaneKey) []entry {
 	t.Helper()
+	return storedOf(t, s, k)
+}
+
+func storedOf(t require.TestingT, s *Store, k LaneKey) []entry {
 	prefix, err := k.prefix()
 	require.NoError(t, err)
 	var entries []entry
