@@ -185,16 +185,11 @@ func (c *Client) opposites(ctx context.Context, st *store, spec LinkSpec, d star
 	if err != nil {
 		return nil, nil, err
 	}
-	specs = slices.DeleteFunc(specs, func(o LinkSpec) bool { return o.Source != spec.Target || o.Target != spec.Source })
-	if len(specs) == 0 {
-		return nil, cut, nil
-	}
 	var both []*opposite
 	rest := starferry.Cut{}
 	for tp, p := range cut {
 		lane, ok := spec.laneOf(d, tp)
-		far := spec.targetPart(lane)
-		i := slices.IndexFunc(specs, func(o LinkSpec) bool { return o.has(far.Topic) && o.TargetOf(far.Topic) == lane.Topic })
+		i := slices.IndexFunc(specs, func(o LinkSpec) bool { return o.returns(spec, lane.Topic) })
 		if !ok || !spec.has(lane.Topic) || i < 0 {
 			rest[tp] = p
 			continue
@@ -206,6 +201,37 @@ func (c *Client) opposites(ctx context.Context, st *store, spec LinkSpec, d star
 		both = append(both, o)
 	}
 	return both, rest, nil
+}
+
+// Opposite names the link that leads the other way between all topics of a link;
+// empty if there is none.
+func (c *Client) Opposite(ctx context.Context, name starferry.LinkName) (starferry.LinkName, error) {
+	st, err := c.open(ctx)
+	if err != nil {
+		return "", err
+	}
+	spec, err := st.Link(ctx, name)
+	if err != nil {
+		return "", err
+	}
+	specs, err := c.specs(ctx, st)
+	if err != nil {
+		return "", err
+	}
+	for _, o := range specs {
+		open := func(t starferry.Topic) bool { return !o.returns(spec, t) }
+		if len(spec.Topics) > 0 && !slices.ContainsFunc(spec.Topics, open) {
+			return o.Name, nil
+		}
+	}
+	return "", nil
+}
+
+// returns reports whether the link leads a topic of another link back to where
+// that one reads it.
+func (s LinkSpec) returns(o LinkSpec, t starferry.Topic) bool {
+	far := o.TargetOf(t)
+	return s.Source == o.Target && s.Target == o.Source && s.has(far) && s.TargetOf(far) == t
 }
 
 // specs are all links, read again whenever one has changed.

@@ -201,6 +201,12 @@ func (l copies) Ends(ctx context.Context, name starferry.LinkName) (source, targ
 	return "", "", notFound(name, replication.ErrNoLink)
 }
 
+// Opposite implements fleet.Copies.
+func (l copies) Opposite(ctx context.Context, name starferry.LinkName) (starferry.LinkName, error) {
+	o, err := l.client.Opposite(ctx, name)
+	return o, notFound(name, err)
+}
+
 // Translate implements fleet.Copies. A group finds its topics under the same
 // names on both sides, or it cannot be switched.
 func (l copies) Translate(ctx context.Context, name starferry.LinkName, d starferry.Direction, c starferry.Cut, wait time.Duration) (starferry.Translation, error) {

@@ -65,27 +65,52 @@ func (s *run) translateSkips(ctx context.Context, skips []control.Skip, cut star
 		if err != nil {
 			return nil, err
 		}
-		sk.ID = strings.TrimSuffix(sk.ID, "@"+string(s.o.Source)) + "@" + string(s.o.Target)
-		sk.Cluster, sk.Range, sk.At = s.o.Target, starferry.Range{From: from, To: to}, s.f.c.Now().UnixMilli()
-		if to > from {
+		id := strings.TrimSuffix(sk.ID, "@"+string(s.o.Source)) + "@" + string(s.o.Target)
+		sk.Cluster, sk.At = s.o.Target, s.f.c.Now().UnixMilli()
+		for i, r := range beyond(from, to) {
+			if sk.ID, sk.Range = id, r; i > 0 {
+				sk.ID = fmt.Sprintf("%s.%d", id, i+1)
+			}
 			moved = append(moved, sk)
 		}
 	}
 	return moved, nil
 }
 
-func (s *run) translateOne(ctx context.Context, sk control.Skip, o starferry.Offset) (starferry.Offset, error) {
+// beyond lists what b says is handled and a does not: the records between two
+// positions, which lie apart where the target has records of its own.
+func beyond(a, b starferry.Place) []starferry.Range {
+	var out []starferry.Range
+	covered := append([]starferry.Range{{To: a.Next}}, a.Handled...)
+	for _, r := range append([]starferry.Range{{To: b.Next}}, b.Handled...) {
+		for _, c := range covered {
+			if c.To <= r.From || r.From >= r.To {
+				continue
+			}
+			if c.From > r.From {
+				out = append(out, starferry.Range{From: r.From, To: min(r.To, c.From)})
+			}
+			r.From = min(r.To, c.To)
+		}
+		if r.From < r.To {
+			out = append(out, r)
+		}
+	}
+	return out
+}
+
+func (s *run) translateOne(ctx context.Context, sk control.Skip, o starferry.Offset) (starferry.Place, error) {
 	t, err := s.f.c.Copies.Translate(ctx, s.o.Link, s.dir, starferry.Cut{sk.Partition: {Next: o}}, 0)
 	if err != nil {
-		return 0, err
+		return starferry.Place{}, err
+	}
+	if n := t.Behind[sk.Partition]; n > 0 {
+		return starferry.Place{}, fmt.Errorf("skip %s of %s [%d, %d) reaches %d records beyond the copy; wait for it, or shorten the skip", sk.ID, sk.Partition, sk.Range.From, sk.Range.To, n)
 	}
 	place, ok := t.Cut[sk.Partition]
 	if why := t.Missing[sk.Partition]; why != "" || !ok {
-		return 0, fmt.Errorf("skip %s of %s [%d, %d) has no place on %s: %s; take it back with unskip, or make it end at a record that is copied",
+		return starferry.Place{}, fmt.Errorf("skip %s of %s [%d, %d) has no place on %s: %s; take it back with unskip, or make it end at a record that is copied",
 			sk.ID, sk.Partition, sk.Range.From, sk.Range.To, s.o.Target, why)
 	}
-	if n := t.Behind[sk.Partition]; n > 0 {
-		return 0, fmt.Errorf("skip %s of %s [%d, %d) reaches %d records beyond the copy; wait for it, or shorten the skip", sk.ID, sk.Partition, sk.Range.From, sk.Range.To, n)
-	}
-	return place.Next, nil
+	return place, nil
 }

@@ -138,7 +138,15 @@ func (f *Fleet) newRun(ctx context.Context, o SwitchOrder) (*run, error) {
 	switch {
 	case from == o.Source && to == o.Target:
 	case from == o.Target && to == o.Source:
-		dir = starferry.Back
+		// With a link that leads where the group goes, the way back is a way
+		// forward: its copy has to come along, like any other.
+		opposite, err := f.c.Copies.Opposite(ctx, o.Link)
+		if err != nil {
+			return nil, fmt.Errorf("look for a link that leads from %s to %s: %w", o.Source, o.Target, err)
+		}
+		if dir = starferry.Back; opposite != "" {
+			o.Link, dir = opposite, starferry.Forward
+		}
 	default:
 		return nil, fmt.Errorf("link %q leads from %s to %s, not between %s and %s; name the link that copies the group's topics", o.Link, from, to, o.Source, o.Target)
 	}

@@ -193,6 +193,10 @@ func (i ideal) Ends(context.Context, starferry.LinkName) (source, target starfer
 	return i.w.old.Name, i.w.new.Name, nil
 }
 
+func (i ideal) Opposite(context.Context, starferry.LinkName) (starferry.LinkName, error) {
+	return "", nil
+}
+
 func (i ideal) Health(ctx context.Context, _ starferry.LinkName, topics []starferry.Topic) (fleet.Health, error) {
 	h := fleet.Health{Lag: map[starferry.TopicPartition]int64{}}
 	for _, t := range topics {
