@@ -16,7 +16,7 @@ func replicateEntry(p Ports, t typeSet) *scripting.Builtin {
 	r := replicate{p}
 	return &scripting.Builtin{
 		Name: "replicate", Class: scripting.Effect, Rev: 1, Returns: "struct(name, source, target, topics, lanes, state, created, added)",
-		Doc:     "Copies topics from one cluster to another, from now until it is stopped. Returns once the copy has begun; assert_lag waits for it.",
+		Doc:     "Copies topics from one cluster to another, from now until it is stopped. A second link may lead back between the same topics: each leaves out what the other copied. Returns once the copy has begun; assert_lag waits for it.",
 		Example: `link = replicate(topics_of(old, "billing"), source = old, target = new)`,
 		Params: []scripting.Param{
 			{Name: "topics", Type: t.list, Required: true, Doc: "topics to copy", Complete: "topics"},

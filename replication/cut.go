@@ -194,7 +194,7 @@ type portion struct {
 const maxPortion = 2000
 
 // errTooMany says that a cut would take too many ranges.
-var errTooMany = errors.New("the records of the two sides are mixed too finely between here and there")
+var errTooMany = errors.New("the records of the two sides are mixed too finely between here and there: let both links catch up, then ask again")
 
 // portionOut lists the copies there within a stretch.
 func portionOut(m way, p starferry.Place, in starferry.Range) (portion, error) {

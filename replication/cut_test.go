@@ -342,3 +342,37 @@ func TestCutsAcrossBothDirections(t *testing.T) {
 	require.Greater(t, crossed, 50, "void: hardly anything moved")
 	t.Log(fmt.Sprintf("%d moves, %d refused", crossed, refused))
 }
+
+// What would take more ranges than fit anywhere is refused in words, not cut
+// short; and what a cleaner and a lost map left unproven is not answered.
+func TestACutThatCannotBeToldIsRefused(t *testing.T) {
+	out, in := &offsetmap.Map{}, &offsetmap.Map{}
+	require.NoError(t, out.Reset(0, 0))
+	require.NoError(t, in.Reset(0, 0))
+	const n = 2*maxPortion + 10
+	for o := range starferry.Offset(n) { // there: a copy and an own record in turns, which have not come here
+		require.NoError(t, out.Append(offsetmap.Run{Source: o, Target: 2 * o, Count: 1}))
+		require.NoError(t, in.Hole(2*o, 2*o+1, starferry.Returned))
+		require.NoError(t, in.Append(offsetmap.Run{Source: 2*o + 1, Target: n + o, Count: 1}))
+	}
+	require.NoError(t, out.Hole(n, 2*n, starferry.Returned))
+	few, err := crossed(out, in, starferry.Place{Next: 3}, true)
+	require.NoError(t, err)
+	require.Equal(t, starferry.Place{Next: 1, Handled: []starferry.Range{{From: 2, To: 3}, {From: 4, To: 5}}}, few.Place)
+	_, err = crossed(out, in, starferry.Place{Next: n}, true)
+	require.ErrorContains(t, err, "mixed too finely")
+	all, err := crossed(out, in, starferry.Place{Next: 2 * n}, true)
+	require.NoError(t, err)
+	require.Equal(t, starferry.Place{Next: 2 * n}, all.Place)
+
+	late, err := crossed(out, in, starferry.Place{Next: 2*n + 5}, true)
+	require.NoError(t, err)
+	require.EqualValues(t, 5, late.Behind)
+	require.NoError(t, in.MarkUnknown(2*n, 2*n+1))
+	require.NoError(t, in.Append(offsetmap.Run{Source: 2*n + 1, Target: 2*n + 3, Count: 1}))
+	require.NoError(t, out.Hole(2*n, 2*n+10, starferry.Returned))
+	dark, err := crossed(out, in, starferry.Place{Next: 2*n + 2}, true)
+	require.NoError(t, err)
+	require.Equal(t, starferry.Unknown, dark.Answer.Status)
+	require.False(t, dark.Final())
+}

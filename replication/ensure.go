@@ -69,14 +69,16 @@ func (c *Client) admit(ctx context.Context, want LinkSpec) error {
 	if err != nil {
 		return err
 	}
-	have, err := st.Link(ctx, want.Name)
-	if errors.Is(err, errNoLink) {
-		return nil
-	}
+	specs, err := st.Links(ctx)
 	if err != nil {
 		return err
 	}
-	return have.admits(want)
+	for _, have := range specs {
+		if have.Name == want.Name {
+			err = have.admits(want)
+		}
+	}
+	return errors.Join(err, ring(specs, want))
 }
 
 // admits reports why a link cannot be widened to what is wanted.

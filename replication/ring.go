@@ -1,0 +1,58 @@
+package replication
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+)
+
+// ring reports links that would lead a record back to where it came from over a
+// third topic. Two links between the same topics leave out each other's copies;
+// those of any other link are records like all others, and would circle for ever.
+func ring(specs []LinkSpec, want LinkSpec) error {
+	all := []LinkSpec{want}
+	for _, s := range specs {
+		if s.Name == want.Name {
+			all[0].Topics = slices.Concat(want.Topics, s.Topics)
+			continue
+		}
+		all = append(all, s)
+	}
+	all[0] = all[0].normal()
+	for _, t := range want.Topics {
+		from, to := place{want.Source, t}, place{want.Target, want.TargetOf(t)}
+		if way := wayBack(all, to, from); way != nil {
+			names := make([]string, 0, len(way)+1)
+			for _, p := range append([]place{from}, way...) {
+				names = append(names, fmt.Sprintf("%s/%s", p.cluster, p.topic))
+			}
+			return fmt.Errorf("topic %s would circle for ever: %s; two links may lead there and back between the same two topics, a ring of more may not: leave one link out, or rename the topic on one of them",
+				t, strings.Join(names, " → "))
+		}
+	}
+	return nil
+}
+
+// wayBack finds a way over links from one topic to another that is not direct;
+// nil if there is none.
+func wayBack(specs []LinkSpec, from, to place) []place {
+	seen := map[place]bool{from: true}
+	var walk func(at place) []place
+	walk = func(at place) []place {
+		for _, s := range specs {
+			next := place{s.Target, s.TargetOf(at.topic)}
+			switch {
+			case s.Source != at.cluster || !s.has(at.topic) || at == from && next == to:
+			case next == to:
+				return []place{at, next}
+			case !seen[next]:
+				seen[next] = true
+				if rest := walk(next); rest != nil {
+					return append([]place{at}, rest...)
+				}
+			}
+		}
+		return nil
+	}
+	return walk(from)
+}
