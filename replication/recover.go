@@ -40,6 +40,7 @@ type readback struct {
 	seq    int32         // expected next in that epoch
 	behind starferry.Offset
 	slack  int64            // copies of ours that the target lacks, behind the map's end
+	strays bool             // behind it stand copies whose source records are gone
 	lost   error            // why what follows cannot be placed; nil: it can
 	start  starferry.Offset // of the target log
 	// floor is a target offset below which all of the epoch's records up to seq
@@ -97,6 +98,9 @@ func (l *lane) recover(ctx context.Context, f *fence) (a anchor, start starferry
 	}
 	if r.lost != nil {
 		return own, 0, r.lost
+	}
+	if err := r.trail(ctx); err != nil {
+		return own, 0, err
 	}
 	if !m.Begun() {
 		err = r.fresh(ctx, marker+1)
@@ -434,7 +438,7 @@ func (r *readback) enter(ctx context.Context, p wire.Producer, b batch.Batch) er
 			return err
 		}
 	}
-	r.in, r.known, r.seq, r.behind, r.floor, r.slack, r.lost = p, true, a.Seq, -1, a.Target, 0, nil
+	r.in, r.known, r.seq, r.behind, r.floor, r.slack, r.strays, r.lost = p, true, a.Seq, -1, a.Target, 0, false, nil
 	return nil
 }
 
@@ -462,7 +466,7 @@ func (r *readback) skip(ctx context.Context, to, gone starferry.Offset) error {
 		if err != nil {
 			return err
 		}
-		if err := r.m.Hole(pc.source, pc.end(), pc.hole); err != nil {
+		if err := r.hole(pc, r.strays); err != nil {
 			return err
 		}
 		r.walk.advance(pc.count)

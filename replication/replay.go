@@ -68,7 +68,8 @@ func (r *readback) match(ctx context.Context, n int64, b batch.Batch) error {
 			return err
 		}
 	}
-	places, slack := map[starferry.Offset]starferry.Offset{}, r.slack
+	var places []spot
+	slack := r.slack
 	last, taken := starferry.Offset(-1), b.BaseOffset()
 	twice := map[print]bool{}
 	for rec, err := range batch.Records(b, maxDecompressed) {
@@ -80,36 +81,47 @@ func (r *readback) match(ctx context.Context, n int64, b batch.Batch) error {
 		p := printOf(rec, !b.LogAppendTime())
 		source, ok := index[p]
 		if !ok {
-			continue // the source's cleaner took it
+			r.strays = true // the source's cleaner took it
+			continue
 		}
 		if twice[p] || source == ambiguous || source <= last {
 			return fmt.Errorf("the cleaners of both clusters left too little to tell where target offset %d came from: %w", rec.Offset, errGone)
 		}
 		twice[p] = true
-		places[source] = rec.Offset
-		last, slack = source, 0
+		places = append(places, spot{source, rec.Offset, r.strays})
+		last, slack, r.strays = source, 0, false
 	}
 	r.slack = slack + int64(b.NextOffset()-taken)
-	return r.put(seen, last, places)
+	return r.put(seen, places)
+}
+
+// spot is where a source record's copy was found.
+type spot struct {
+	source, target starferry.Offset
+	// strays: copies stand between it and the spot before whose source records
+	// are gone, so that what the source's cleaner took there was no hole when it
+	// was copied.
+	strays bool
 }
 
 // put maps what lies up to the last source record that was placed.
-func (r *readback) put(seen []found, last starferry.Offset, places map[starferry.Offset]starferry.Offset) error {
+func (r *readback) put(seen []found, places []spot) error {
 	for _, f := range seen {
-		if f.source > last {
+		if len(places) == 0 {
 			return nil
 		}
 		if f.hole != "" {
-			if err := r.m.Hole(f.source, f.end(), f.hole); err != nil {
+			if err := r.hole(f.piece, places[0].strays); err != nil {
 				return err
 			}
 			r.walk.advance(f.count)
 			continue
 		}
-		for o := f.source; o < f.end() && o <= last; o++ {
+		for o := f.source; o < f.end() && len(places) > 0; o++ {
 			err := error(nil)
-			if target, ok := places[o]; ok {
-				err = r.m.Append(offsetmap.Run{Source: o, Target: target, Count: 1})
+			if s := places[0]; s.source == o {
+				err = r.m.Append(offsetmap.Run{Source: o, Target: s.target, Count: 1})
+				places = places[1:]
 			} else {
 				err = r.m.MarkUnknown(o, o+1)
 			}
@@ -118,6 +130,38 @@ func (r *readback) put(seen []found, last starferry.Offset, places map[starferry
 			}
 			r.walk.advance(1)
 		}
+	}
+	return nil
+}
+
+// hole maps a hole of the source as it is now. What its cleaner has taken may
+// have been copied before, where copies stray.
+func (r *readback) hole(p piece, strays bool) error {
+	if p.hole == starferry.Compacted && strays {
+		return r.m.MarkUnknown(p.source, p.end())
+	}
+	return r.m.Hole(p.source, p.end(), p.hole)
+}
+
+// trail passes what the source's cleaner has taken behind the last record that
+// was placed, if copies stray there.
+func (r *readback) trail(ctx context.Context) error {
+	w := r.source()
+	w.soft = true
+	defer func() { w.soft = false }()
+	for r.strays {
+		next, _ := r.m.Next()
+		pc, err := w.peek(ctx, next)
+		if errors.Is(err, errEnd) || err == nil && pc.hole == "" {
+			return nil
+		}
+		if err == nil {
+			err = r.hole(pc, true)
+		}
+		if err != nil {
+			return err
+		}
+		w.advance(pc.count)
 	}
 	return nil
 }
