@@ -2,8 +2,9 @@ package crossing
 
 import (
 	"context"
+	"errors"
 	"fmt"
-	"maps"
+	"time"
 
 	"golang.org/x/sync/errgroup"
 
@@ -54,19 +55,26 @@ func (w *World) askOne(ctx context.Context, d starferry.Direction, into map[star
 			left[tp] = starferry.Place{Next: a.First + starferry.Offset(i)}
 		}
 	}
-	const tries = 5
-	for try := 0; len(left) > 0 && try < tries; try++ {
+	var why any
+	err := until(ctx, askWithin, rare, func() (bool, error) {
 		t, err := w.client.Translate(ctx, link, d, left)
 		if err != nil {
-			return err
+			why = err
+			return false, nil
 		}
 		for tp, a := range t.Answers {
 			into[tp].Given[i] = a
+			delete(left, tp)
 		}
-		maps.DeleteFunc(left, func(tp starferry.TopicPartition, _ starferry.Place) bool { _, ok := t.Answers[tp]; return ok })
-		if len(left) > 0 { // a shard that did not answer in time, say
-			pause(ctx, rare)
-		}
+		why = t.Missing
+		return len(left) == 0, nil
+	})
+	if errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil {
+		w.say("the map does not answer: %v", why)
+		return nil // no answer is for the checker to judge
 	}
-	return ctx.Err()
+	return err
 }
+
+// askWithin is how long a lane may be busy with itself.
+const askWithin = 30 * time.Second
