@@ -14,6 +14,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/starferry/starferry"
+	"github.com/starferry/starferry/internal/wire"
 	"github.com/starferry/starferry/replication/batch"
 	"github.com/starferry/starferry/replication/offsetmap"
 )
@@ -146,12 +147,19 @@ func askedShard(f *testing.F) *Shard {
 		nowhere[n] = starferry.Cluster{Name: n, Brokers: []string{"127.0.0.1:1"}}
 	}
 	log := slog.New(slog.DiscardHandler)
-	s := &Shard{cfg: ShardConfig{ID: "s", Clusters: nowhere}, log: log, maps: store, budget: newBudget(1 << 20), copiers: map[starferry.LinkName]*copier{}}
+	s := &Shard{cfg: ShardConfig{ID: "s", Clusters: nowhere}, log: log, maps: store, budget: newBudget(1 << 20), copiers: map[starferry.LinkName]*copier{},
+		clusters: map[starferry.ClusterName]*wire.Cluster{}, states: map[starferry.ClusterName]*stateLog{}}
 	s.proofs = newProofs(s)
 	f.Cleanup(s.proofs.close)
-	c := &copier{shard: "s", maps: store, state: newStateLog(nil), budget: s.budget, log: log, buckets: map[int]*running{},
-		spec: LinkSpec{Name: "l", Source: "old", Target: "new", Topics: []starferry.Topic{"orders"}, Buckets: 2}.normal()}
-	c.now = c.spec
+	spec := LinkSpec{Name: "l", Source: "old", Target: "new", Topics: []starferry.Topic{"orders"}, Buckets: 2}.normal()
+	c, err := s.newLink(context.Background(), spec)
+	require.NoError(f, err)
+	f.Cleanup(func() {
+		c.close()
+		for _, w := range s.clusters {
+			_ = w.Close()
+		}
+	})
 	tp := starferry.TopicPartition{Topic: "orders"}
 	m, err := store.Lane(offsetmap.LaneKey{Link: "l", TopicPartition: tp})
 	require.NoError(f, err)
@@ -160,6 +168,8 @@ func askedShard(f *testing.F) *Shard {
 	require.NoError(f, m.Hole(10, 12, starferry.Aborted))
 	require.NoError(f, m.MarkUnknown(12, 14))
 	require.NoError(f, m.Append(offsetmap.Run{Source: 14, Target: 20, Count: 10}))
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	for n := range 2 {
 		c.buckets[n] = &running{bucket: newBucket(c, n, 1)}
 	}

@@ -46,7 +46,7 @@ func Variants() map[string]Variant {
 				"if end := r.f.before[r.l.to]; at >= end {\n\t\t\treturn end - 1, nil\n\t\t}\n\t\tp, err := fetchOnce(ctx, r.l.c.tgt, r.l.to, at, glance{waitMS: 20, maxBytes: 4 << 20})"},
 		}},
 		{Name: "trusting", Bug: "what the store holds is taken for all there is", Only: "kill -9", edits: []edit{
-			{"replication", "if ours || err != nil {\n\t\t\t\treturn target, err", "if ours || err != nil {\n\t\t\t\treturn max(target, before), err"},
+			{"replication", "return 0, fmt.Errorf(\"target %s ends at %d, and the map at %d: %w\", r.l.to, before, target, errDisagree)\n\t\t}", "return 0, errDisagree\n\t\t}\n\t\tif ok {\n\t\t\tr.resume()\n\t\t\treturn before, nil\n\t\t}"},
 		}},
 		{Name: "off-by-one", Bug: "the map is off by one at a hole", Only: "cut connections", edits: []edit{
 			{"replication/offsetmap", "if a, err = m.forwardHole(j, b, i); err != nil {", "if a, err = m.forwardHole(j, b, i); err == nil && a.Status == starferry.InHole {\n\t\t\ta.Offset++\n\t\t}\n\t\tif err != nil {"},
