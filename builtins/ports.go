@@ -110,8 +110,12 @@ type ReplicateRequest struct {
 	Source starferry.ClusterName `json:"source"`
 	Target starferry.ClusterName `json:"target"`
 	Topics []starferry.Topic     `json:"topics"`
+	// Settings are fixed when the link is made, but for Match and OnLoss.
+	Settings LinkSettings `json:"settings,omitzero"`
 	// Rate limits the copy, bytes per second; 0 means no limit.
 	Rate int64 `json:"rate,omitempty"`
+	// RateRecords limits it in records per second; 0 means no limit.
+	RateRecords int64 `json:"rate_records,omitempty"`
 	// Verify lets the shards compare the copies with their source all the time,
 	// bytes per second; 0 means not.
 	Verify int64  `json:"verify,omitempty"`
@@ -157,6 +161,14 @@ type LinkInfo struct {
 	// it added: what an undo takes away.
 	Created bool              `json:"created,omitempty"`
 	Added   []starferry.Topic `json:"added,omitempty"`
+	// Settings the link has, not for scripts.
+	Settings LinkSettings `json:"-"`
+}
+
+// Matcher is what a Copier may also be able to do: tell which topics match.
+type Matcher interface {
+	// Matching lists the topics of a cluster that match a pattern.
+	Matching(ctx context.Context, c starferry.ClusterName, patterns []string) ([]starferry.Topic, error)
 }
 
 // SwitchRequest asks for a group to be moved.

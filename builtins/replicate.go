@@ -16,16 +16,18 @@ func replicateEntry(p Ports, t typeSet) *scripting.Builtin {
 	r := replicate{p}
 	return &scripting.Builtin{
 		Name: "replicate", Class: scripting.Effect, Rev: 1, Returns: "struct(name, source, target, topics, lanes, state, created, added)",
-		Doc:     "Copies topics from one cluster to another, from now until it is stopped. A second link may lead back between the same topics: each leaves out what the other copied. Returns once the copy has begun; assert_lag waits for it.",
+		Doc: `Copies topics from one cluster to another, from now until it is stopped. A second link may lead back between the same topics: each leaves out what the other copied.
+Returns once the copy has begun; assert_lag waits for it. What rename, from_, until, sample and scrub say is fixed when the link is made: its map counts.`,
 		Example: `link = replicate(topics_of(old, "billing"), source = old, target = new)`,
-		Params: []scripting.Param{
-			{Name: "topics", Type: t.list, Required: true, Doc: "topics to copy", Complete: "topics"},
+		Params: append([]scripting.Param{
+			{Name: "topics", Type: t.list, Doc: "topics to copy; may be left out with match", Complete: "topics"},
 			{Name: "source", Type: t.cluster, Required: true, Doc: "cluster to copy from", Complete: "clusters"},
 			{Name: "target", Type: t.cluster, Required: true, Doc: "cluster to copy to", Complete: "clusters"},
 			{Name: "rate", Type: t.rate, Doc: "limit of the copy in bytes, such as 40MB/s; none if left out"},
+			{Name: "rate_records", Type: t.rate, Doc: "limit of the copy in records, such as 5000/s; both limits hold"},
 			{Name: "verify", Type: t.rate, Doc: "compare the copies with their source all the time, reading so many bytes, such as 1MB/s; not if left out"},
 			{Name: "link", Type: t.link, Doc: "name of the link; source-target if left out; one that exists is widened", Complete: "links"},
-		},
+		}, settingParams(t)...),
 		Plan: r.plan, Run: r.run, Reconcile: r.reconcile, Inverse: r.inverse, Summary: r.summary,
 	}
 }
@@ -38,7 +40,11 @@ func (r replicate) request(c scripting.Call) (ReplicateRequest, error) {
 	if q.Source == q.Target {
 		return q, fmt.Errorf("replicate: source and target are both %s; name two clusters", q.Source)
 	}
-	if len(q.Topics) == 0 {
+	var err error
+	if q.Settings, err = settingsOf(c); err != nil {
+		return q, err
+	}
+	if len(q.Topics) == 0 && len(q.Settings.Match) == 0 {
 		return q, fmt.Errorf("replicate: the list of topics is empty; topics_of(cluster, group) lists those of a group")
 	}
 	if q.Link == "" {
@@ -51,6 +57,12 @@ func (r replicate) request(c scripting.Call) (ReplicateRequest, error) {
 		}
 		if q.Rate = int64(rate.PerSecond); q.Rate < 1 { // 0 asks for no limit
 			return q, fmt.Errorf("replicate: the rate is less than a byte per second; leave it out for no limit, or stop the copy with stop_replication")
+		}
+	}
+	if c.Args.Has("rate_records") {
+		rate := c.Args.Rate("rate_records")
+		if q.RateRecords = int64(rate.PerSecond); rate.Bytes || q.RateRecords < 1 {
+			return q, fmt.Errorf("replicate: rate_records %s: want at least one record per second, such as 5000/s; bytes are limited with rate", rate)
 		}
 	}
 	if c.Args.Has("verify") {
@@ -66,7 +78,7 @@ func (r replicate) request(c scripting.Call) (ReplicateRequest, error) {
 // there is no such link, or it is stopped.
 func (r replicate) missing(ctx context.Context, q ReplicateRequest) (info LinkInfo, missing []starferry.Topic, exists bool, err error) {
 	info, err = r.p.Copier.Link(ctx, q.Link)
-	if errors.Is(err, ErrNotFound) || (err == nil && info.State == "stopped") {
+	if errors.Is(err, ErrNotFound) {
 		return LinkInfo{}, q.Topics, false, nil
 	}
 	if err != nil {
@@ -74,6 +86,9 @@ func (r replicate) missing(ctx context.Context, q ReplicateRequest) (info LinkIn
 	}
 	if info.Source != q.Source || info.Target != q.Target {
 		return info, nil, true, fmt.Errorf("replicate: link %s copies %s to %s, not %s to %s; give another link = name", q.Link, info.Source, info.Target, q.Source, q.Target)
+	}
+	if err := info.Settings.differs(q.Settings); err != nil {
+		return info, nil, true, fmt.Errorf("replicate: link %s: %w", q.Link, err)
 	}
 	for _, t := range q.Topics {
 		if !slices.Contains(info.Topics, t) {
@@ -92,7 +107,8 @@ func (r replicate) plan(ctx context.Context, c scripting.Call) (scripting.Predic
 	if err != nil {
 		return scripting.Prediction{}, err
 	}
-	if exists && len(missing) == 0 {
+	patterns := unmatched(info, q)
+	if exists && len(missing) == 0 && len(patterns) == 0 {
 		v, err := fields(info, map[string]any{"created": false, "added": []any{}})
 		return scripting.Prediction{Verdict: scripting.NoChange, Text: fmt.Sprintf("link %s copies all %s already", q.Link, count(len(q.Topics), "topic")), Result: v}, err
 	}
@@ -112,6 +128,7 @@ func (r replicate) plan(ctx context.Context, c scripting.Call) (scripting.Predic
 	if exists {
 		text = fmt.Sprintf("widen link %s by %s (%s): %s", q.Link, count(len(missing), "topic"), count(partitions, "partition"), topicNames(missing))
 	}
+	text += q.Settings.words() + r.matching(ctx, q)
 	return scripting.Prediction{Verdict: scripting.WillDo, Text: text, Result: map[string]any{
 		"name": q.Link, "source": typedCluster(q.Source), "target": typedCluster(q.Target), "topics": q.Topics,
 		"created": !exists, "added": missing, "lanes": scripting.Unknown{}, "state": scripting.Unknown{},
@@ -160,7 +177,7 @@ func (r replicate) reconcile(ctx context.Context, c scripting.Call) (scripting.F
 		return scripting.Unclear, nil, err
 	case !exists:
 		return scripting.DidNot, nil, nil
-	case len(missing) > 0 || info.State == "starting":
+	case len(missing) > 0 || len(unmatched(info, q)) > 0 || info.State == "starting":
 		// Begun and not taken up: the same token finishes it.
 		v, err := r.run(ctx, c)
 		if err != nil {
@@ -179,16 +196,56 @@ func (r replicate) inverse(ctx context.Context, c scripting.Call) (*scripting.Un
 	if err != nil {
 		return nil, err
 	}
-	_, missing, exists, err := r.missing(ctx, q)
-	if err != nil || (exists && len(missing) == 0) {
+	info, missing, exists, err := r.missing(ctx, q)
+	patterns := unmatched(info, q)
+	if err != nil || (exists && len(missing) == 0 && len(patterns) == 0) {
 		return nil, err
 	}
 	if !exists {
 		return &scripting.Undo{Builtin: "stop_replication", Args: scripting.Args{"link": string(q.Link)},
 			Text: fmt.Sprintf("stop link %s; its topics stay on %s", q.Link, q.Target)}, nil
 	}
-	return &scripting.Undo{Builtin: "stop_replication", Args: scripting.Args{"link": string(q.Link), "topics": names(missing)},
-		Text: fmt.Sprintf("take %s off link %s", topicNames(missing), q.Link)}, nil
+	args := scripting.Args{"link": string(q.Link)}
+	if len(missing) > 0 {
+		args["topics"] = names(missing)
+	}
+	if len(patterns) > 0 {
+		args["match"] = texts(patterns)
+	}
+	return &scripting.Undo{Builtin: "stop_replication", Args: args, Text: fmt.Sprintf("take %s off link %s", things(missing, patterns), q.Link)}, nil
+}
+
+// unmatched are the patterns that a link does not have yet.
+func unmatched(info LinkInfo, q ReplicateRequest) []string {
+	return slices.DeleteFunc(slices.Clone(q.Settings.Match), func(p string) bool { return slices.Contains(info.Settings.Match, p) })
+}
+
+// matching says how many topics match now, if somebody can tell.
+func (r replicate) matching(ctx context.Context, q ReplicateRequest) string {
+	m, ok := r.p.Copier.(Matcher)
+	if !ok || len(q.Settings.Match) == 0 {
+		return ""
+	}
+	topics, err := m.Matching(ctx, q.Source, q.Settings.Match)
+	switch {
+	case err != nil:
+		return "; what matches now cannot be told: " + err.Error()
+	case len(topics) == 0:
+		return fmt.Sprintf("; nothing on %s matches now", q.Source)
+	}
+	return fmt.Sprintf("; %s matching now: %s", count(len(topics), "topic"), topicNames(topics))
+}
+
+// things lists topics and patterns.
+func things(topics []starferry.Topic, patterns []string) string {
+	var out []string
+	if len(topics) > 0 {
+		out = append(out, topicNames(topics))
+	}
+	if len(patterns) > 0 {
+		out = append(out, "what matches "+strings.Join(patterns, " or "))
+	}
+	return strings.Join(out, " and ")
 }
 
 func names(topics []starferry.Topic) []any {

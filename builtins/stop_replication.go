@@ -15,8 +15,9 @@ import (
 // goes on with the others. Without it, topics that were added to a link that
 // existed before stay on it when the addition is undone, which harms nothing.
 type Narrower interface {
-	// Narrow takes topics off a link; those it does not copy are no error.
-	Narrow(ctx context.Context, name starferry.LinkName, topics []starferry.Topic) error
+	// Narrow takes topics and patterns off a link, with a pattern the topics it
+	// brought; what is not on the link is no error.
+	Narrow(ctx context.Context, name starferry.LinkName, topics []starferry.Topic, patterns ...string) error
 }
 
 func stopReplicationEntry(p Ports, t typeSet) *scripting.Builtin {
@@ -28,6 +29,7 @@ func stopReplicationEntry(p Ports, t typeSet) *scripting.Builtin {
 		Params: []scripting.Param{
 			{Name: "link", Type: t.link, Required: true, Doc: "the link", Complete: "links"},
 			{Name: "topics", Type: t.list, Doc: "only these; all if left out", Complete: "topics"},
+			{Name: "match", Type: patternType(), Doc: "only these patterns, and the topics they brought"},
 		},
 		Plan: s.plan, Run: s.run, Reconcile: s.reconcile, Inverse: s.inverse, Summary: s.summary,
 	}
@@ -35,7 +37,8 @@ func stopReplicationEntry(p Ports, t typeSet) *scripting.Builtin {
 
 type stopReplication struct{ p Ports }
 
-// link looks at the link; a stopped or unknown one is not alive.
+// link looks at the link; an unknown one is not alive. One whose lanes have
+// stopped is there all the same.
 func (s stopReplication) link(ctx context.Context, c scripting.Call) (info LinkInfo, alive bool, err error) {
 	name := starferry.LinkName(c.Args.Text("link"))
 	info, err = s.p.Copier.Link(ctx, name)
@@ -45,7 +48,7 @@ func (s stopReplication) link(ctx context.Context, c scripting.Call) (info LinkI
 	if err != nil {
 		return info, false, fmt.Errorf("look at link %s: %w", name, err)
 	}
-	return info, info.State != "stopped", nil
+	return info, true, nil
 }
 
 func (s stopReplication) plan(ctx context.Context, c scripting.Call) (scripting.Prediction, error) {
@@ -55,12 +58,12 @@ func (s stopReplication) plan(ctx context.Context, c scripting.Call) (scripting.
 		return scripting.Prediction{}, err
 	}
 	result := map[string]any{"link": name, "stopped": alive, "note": ""}
-	if topics := topicsArg(c); len(topics) > 0 {
+	if topics, patterns := topicsArg(c), c.Args.Strings("match"); len(topics)+len(patterns) > 0 {
 		if _, ok := s.p.Copier.(Narrower); !ok {
-			result["stopped"], result["note"] = false, staysWhole(name, topics)
-			return scripting.Prediction{Verdict: scripting.NoChange, Text: staysWhole(name, topics), Result: result}, nil
+			result["stopped"], result["note"] = false, staysWhole(name, things(topics, patterns))
+			return scripting.Prediction{Verdict: scripting.NoChange, Text: staysWhole(name, things(topics, patterns)), Result: result}, nil
 		}
-		return scripting.Prediction{Verdict: scripting.WillDo, Text: fmt.Sprintf("take %s off link %s", topicNames(topics), name), Result: result}, nil
+		return scripting.Prediction{Verdict: scripting.WillDo, Text: fmt.Sprintf("take %s off link %s", things(topics, patterns), name), Result: result}, nil
 	}
 	if !alive && !planned(c, "replicate", "link", name) && len(c.Earlier) == 0 {
 		return scripting.Prediction{Verdict: scripting.NoChange, Text: "link " + name + " does not run", Result: result}, nil
@@ -69,21 +72,21 @@ func (s stopReplication) plan(ctx context.Context, c scripting.Call) (scripting.
 }
 
 // staysWhole says that topics stay on a link because it cannot be narrowed.
-func staysWhole(link string, topics []starferry.Topic) string {
-	return fmt.Sprintf("link %s existed before and goes on copying %s too; stop it as a whole when nothing needs it", link, topicNames(topics))
+func staysWhole(link string, what string) string {
+	return fmt.Sprintf("link %s existed before and goes on copying %s too; stop it as a whole when nothing needs it", link, what)
 }
 
 func (s stopReplication) run(ctx context.Context, c scripting.Call) (any, error) {
 	name := starferry.LinkName(c.Args.Text("link"))
 	result := map[string]any{"link": name, "stopped": true, "note": ""}
-	if topics := topicsArg(c); len(topics) > 0 {
+	if topics, patterns := topicsArg(c), c.Args.Strings("match"); len(topics)+len(patterns) > 0 {
 		n, ok := s.p.Copier.(Narrower)
 		if !ok {
-			result["stopped"], result["note"] = false, staysWhole(string(name), topics)
-			c.Progress(staysWhole(string(name), topics))
+			result["stopped"], result["note"] = false, staysWhole(string(name), things(topics, patterns))
+			c.Progress(staysWhole(string(name), things(topics, patterns)))
 			return result, nil
 		}
-		if err := n.Narrow(ctx, name, topics); err != nil {
+		if err := n.Narrow(ctx, name, topics, patterns...); err != nil {
 			return nil, fmt.Errorf("take topics off link %s: %w", name, err)
 		}
 		return result, nil
@@ -111,10 +114,11 @@ func (s stopReplication) reconcile(ctx context.Context, c scripting.Call) (scrip
 	if err != nil {
 		return scripting.Unclear, nil, err
 	}
-	for _, t := range topicsArg(c) {
-		if alive && !slices.Contains(info.Topics, t) {
-			return scripting.Happened, map[string]any{"link": info.Name, "stopped": true, "note": ""}, nil
-		}
+	topics, patterns := topicsArg(c), c.Args.Strings("match")
+	gone := func(t starferry.Topic) bool { return !slices.Contains(info.Topics, t) }
+	off := func(p string) bool { return !slices.Contains(info.Settings.Match, p) }
+	if alive && (slices.ContainsFunc(topics, gone) || slices.ContainsFunc(patterns, off)) {
+		return scripting.Happened, map[string]any{"link": info.Name, "stopped": true, "note": ""}, nil
 	}
 	if alive {
 		return scripting.DidNot, nil, nil
@@ -127,10 +131,16 @@ func (s stopReplication) inverse(ctx context.Context, c scripting.Call) (*script
 	if err != nil || !alive {
 		return nil, err
 	}
-	topics := topicsArg(c)
-	if len(topics) == 0 {
-		topics = info.Topics
+	topics, patterns := topicsArg(c), c.Args.Strings("match")
+	if len(topics)+len(patterns) == 0 {
+		topics, patterns = info.Topics, info.Settings.Match
 	}
-	return &scripting.Undo{Builtin: "replicate", Args: scripting.Args{"topics": names(topics), "source": string(info.Source), "target": string(info.Target), "link": string(info.Name)},
-		Text: fmt.Sprintf("copy %s again on link %s", topicNames(topics), info.Name)}, nil
+	settings := info.Settings
+	settings.Match = patterns
+	args := settings.args()
+	args["source"], args["target"], args["link"] = string(info.Source), string(info.Target), string(info.Name)
+	if len(topics) > 0 {
+		args["topics"] = names(topics)
+	}
+	return &scripting.Undo{Builtin: "replicate", Args: args, Text: fmt.Sprintf("copy %s again on link %s", things(topics, patterns), info.Name)}, nil
 }

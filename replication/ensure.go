@@ -54,7 +54,7 @@ func (c *Client) Ensure(ctx context.Context, want LinkSpec) (Ensured, error) {
 	}
 	out := Ensured{Created: spec.AddedBy[""] == want.Token && (want.Token != "" || spec.made)}
 	for _, t := range spec.Topics {
-		if by, ok := spec.AddedBy[t]; ok && by == want.Token && (want.Token != "" || spec.fresh[t]) {
+		if by, ok := spec.AddedBy[t]; ok && by == want.by(t) && (want.Token != "" || spec.fresh[t]) {
 			out.Added = append(out.Added, t)
 		}
 	}
@@ -123,7 +123,7 @@ func (c *Client) widen(ctx context.Context, src *wire.Cluster, have, want LinkSp
 		next.AddedBy = map[starferry.Topic]string{"": want.Token}
 		next.made, next.changed, next.fresh = true, true, map[starferry.Topic]bool{}
 		for _, t := range next.Topics {
-			next.AddedBy[t], next.fresh[t] = want.Token, true
+			next.AddedBy[t], next.fresh[t] = want.by(t), true
 		}
 		next.Begin, next.Ends = nil, nil
 		return next, next.resolve(ctx, src, want, next.Topics)
@@ -141,7 +141,7 @@ func (c *Client) widen(ctx context.Context, src *wire.Cluster, have, want LinkSp
 	for _, t := range want.Topics {
 		if !have.has(t) && !next.fresh[t] {
 			next.Topics = append(next.Topics, t)
-			next.AddedBy[t], next.fresh[t] = want.Token, true
+			next.AddedBy[t], next.fresh[t] = want.by(t), true
 			next.changed = true
 		}
 	}

@@ -168,7 +168,7 @@ func (l *lane) start(p wire.Producer, r rules) {
 		l.mu.Unlock()
 		return
 	case l.c.paused.Load():
-		l.restLocked(Paused, pausedReason)
+		l.restLocked(Paused, pausedReason(l.c.spec.Name))
 		l.mu.Unlock()
 		return
 	}

@@ -89,6 +89,7 @@ type LinkSpec struct {
 	// What Ensure did to it.
 	made, changed bool
 	fresh         map[starferry.Topic]bool
+	matched       map[starferry.Topic]string // by which pattern
 }
 
 // Names become part of transactional ids, NATS subjects and KV keys.

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"time"
+	"unicode"
 
 	"github.com/twmb/franz-go/pkg/kmsg"
 
@@ -40,8 +41,8 @@ func compile(texts []string) (patterns, error) {
 	}
 	out := make(patterns, len(texts))
 	for i, text := range texts {
-		if text == "" || len(text) > maxPattern {
-			return nil, fmt.Errorf("pattern %q: want 1 to %d characters", text, maxPattern)
+		if text == "" || len(text) > maxPattern || strings.ContainsFunc(text, unicode.IsControl) {
+			return nil, fmt.Errorf("pattern %q: want 1 to %d characters, none of them a control character", text, maxPattern)
 		}
 		re, err := regexp.Compile(`^(?:` + text + `)$`)
 		if err != nil {
@@ -110,9 +111,46 @@ func (s LinkSpec) expand(ctx context.Context, src *wire.Cluster) (LinkSpec, erro
 	if err != nil {
 		return s, err
 	}
-	names = slices.DeleteFunc(names, func(t starferry.Topic) bool { return ps.which(t) < 0 })
-	s.Topics = slices.Concat(s.Topics, names)
+	s.matched = map[starferry.Topic]string{}
+	named := s.Topics
+	s.Topics = slices.Clone(s.Topics)
+	for _, t := range names {
+		if n := ps.which(t); n >= 0 && !slices.Contains(named, t) {
+			s.Topics = append(s.Topics, t)
+			s.matched[t] = s.Patterns[n]
+		}
+	}
 	return s, s.Check()
+}
+
+// by is what AddedBy says of a topic that a request added: its token, behind the
+// pattern that brought the topic.
+func (s LinkSpec) by(t starferry.Topic) string {
+	if p, ok := s.matched[t]; ok {
+		return matchedBy + p + "\n" + s.Token
+	}
+	return s.Token
+}
+
+// broughtBy is the pattern that brought a topic, according to AddedBy.
+func broughtBy(by string) (pattern string, ok bool) {
+	by, ok = strings.CutPrefix(by, matchedBy)
+	pattern, _, _ = strings.Cut(by, "\n")
+	return pattern, ok
+}
+
+// Matching lists the topics of a cluster that match a pattern now.
+func (c *Client) Matching(ctx context.Context, on starferry.ClusterName, texts []string) ([]starferry.Topic, error) {
+	ps, err := compile(texts)
+	if err != nil {
+		return nil, err
+	}
+	k, err := c.cluster(on)
+	if err != nil {
+		return nil, err
+	}
+	names, err := topicNames(ctx, k)
+	return slices.DeleteFunc(names, func(t starferry.Topic) bool { return ps.which(t) < 0 }), err
 }
 
 // find looks for topics that match, makes their targets and puts them on the

@@ -12,7 +12,9 @@ import (
 )
 
 // pausedReason is what a lane says of itself.
-const pausedReason = "the link is paused: starferry link NAME resume goes on"
+func pausedReason(link starferry.LinkName) string {
+	return fmt.Sprintf("the link is paused; it goes on with: starferry link %s resume", link)
+}
 
 // Pause stops the copy of a link and returns when nothing of it is written any
 // more. The link stays, translations are answered, and Resume goes on where the
@@ -171,7 +173,7 @@ func (c *Client) Narrow(ctx context.Context, name starferry.LinkName, topics []s
 			}
 		}
 		s.Topics = slices.DeleteFunc(slices.Clone(s.Topics), func(t starferry.Topic) bool {
-			by, matched := strings.CutPrefix(s.AddedBy[t], matchedBy)
+			by, matched := broughtBy(s.AddedBy[t])
 			return slices.Contains(topics, t) || matched && slices.Contains(patterns, by)
 		})
 		if len(s.Topics) == 0 && len(s.Patterns) == 0 {

@@ -123,7 +123,7 @@ which shard copies it, how far, and what holds it up.`,
 				_, err := fmt.Fprintln(c.Out, "No links. A script makes one with replicate().")
 				return err
 			case len(args) == 1:
-				return c.showLanes(all[0])
+				return c.showLink(all[0])
 			}
 			return c.showLinks(all)
 		},
@@ -155,15 +155,15 @@ func (c *cli) showLinks(all []replication.LinkStatus) error {
 
 func (c *cli) showLanes(l replication.LinkStatus) error {
 	var rows [][]string
-	for _, lane := range l.Lanes {
+	for _, lane := range worstFirst(l.Lanes) {
 		lag := fmt.Sprint(lane.Lag)
 		if lane.Lag < 0 {
 			lag = "?"
 		}
 		rows = append(rows, []string{
 			lane.Partition.String(), or(string(lane.Owner), "-"), string(lane.State), fmt.Sprint(lane.SourceNext), fmt.Sprint(lane.SourceEnd),
-			fmt.Sprint(lane.TargetNext), lag, verified(lane.Proof), or(lane.Reason, "-"),
+			fmt.Sprint(lane.TargetNext), lag, lostOf(lane), verified(lane.Proof), or(lane.Reason, "-"),
 		})
 	}
-	return table(c.Out, []string{"lane", "shard", "state", "copied to", "source end", "target", "lag", "verified", "reason"}, rows)
+	return table(c.Out, []string{"lane", "shard", "state", "copied to", "source end", "target", "lag", "lost", "verified", "reason"}, rows)
 }

@@ -30,6 +30,7 @@ type Links struct {
 var (
 	_ builtins.Copier   = (*Links)(nil)
 	_ builtins.Narrower = (*Links)(nil)
+	_ builtins.Matcher  = (*Links)(nil)
 	_ fleet.Copies      = copies{}
 )
 
@@ -53,10 +54,18 @@ func (l *Links) Replicate(ctx context.Context, r builtins.ReplicateRequest) (bui
 	}
 	spec := replication.LinkSpec{
 		Name: r.Link, Source: r.Source, Target: r.Target, Topics: r.Topics,
-		Buckets: l.cfg.Shards.Buckets, RateBytes: r.Rate, VerifyBytes: r.Verify, Token: r.Token,
+		Patterns: r.Settings.Match, From: r.Settings.From, Begin: r.Settings.Begin, Until: r.Settings.Until, Ends: r.Settings.Ends,
+		Sample: r.Settings.Sample, Scrub: r.Settings.Scrub, OnLoss: replication.OnLoss(r.Settings.OnLoss),
+		Buckets: l.cfg.Shards.Buckets, RateBytes: r.Rate, RateRecords: r.RateRecords, VerifyBytes: r.Verify, Token: r.Token,
 	}
 	if spec.Name == "" {
 		spec.Name = starferry.LinkName(string(r.Source) + "-" + string(r.Target))
+	}
+	for from, to := range r.Settings.Rename {
+		if spec.Rename == nil {
+			spec.Rename = replication.Rename{}
+		}
+		spec.Rename[starferry.Topic(from)] = to
 	}
 	if spec.RateBytes == 0 {
 		spec.RateBytes = l.cfg.Shards.Rate
@@ -102,6 +111,16 @@ func describe(s replication.LinkStatus) builtins.LinkInfo {
 	info := builtins.LinkInfo{
 		Name: s.Spec.Name, Source: s.Spec.Source, Target: s.Spec.Target, Topics: s.Spec.Topics,
 		Lanes: len(s.Lanes), State: string(state), Reason: reason,
+		Settings: builtins.LinkSettings{
+			Match: s.Spec.Patterns, From: s.Spec.From, Until: s.Spec.Until, Begin: s.Spec.Begin, Ends: s.Spec.Ends,
+			Sample: s.Spec.Sample, Scrub: s.Spec.Scrub, OnLoss: string(s.Spec.OnLoss),
+		},
+	}
+	for from, to := range s.Spec.Rename {
+		if info.Settings.Rename == nil {
+			info.Settings.Rename = map[string]string{}
+		}
+		info.Settings.Rename[string(from)] = to
 	}
 	if len(s.Spec.Rename) > 0 {
 		for _, t := range s.Spec.Topics {
@@ -165,8 +184,13 @@ func (l *Links) Stop(ctx context.Context, name starferry.LinkName) error {
 }
 
 // Narrow implements builtins.Narrower.
-func (l *Links) Narrow(ctx context.Context, name starferry.LinkName, topics []starferry.Topic) error {
-	return notFound(name, l.client.Narrow(ctx, name, topics))
+func (l *Links) Narrow(ctx context.Context, name starferry.LinkName, topics []starferry.Topic, patterns ...string) error {
+	return notFound(name, l.client.Narrow(ctx, name, topics, patterns...))
+}
+
+// Matching implements builtins.Matcher.
+func (l *Links) Matching(ctx context.Context, c starferry.ClusterName, patterns []string) ([]starferry.Topic, error) {
+	return l.client.Matching(ctx, c, patterns)
 }
 
 // Pause stops the copy of a link that stays; translations go on being answered.

@@ -120,9 +120,15 @@ func (w *World) Replicate(_ context.Context, r builtins.ReplicateRequest) (built
 	}
 	info, exists := w.Links[r.Link]
 	if !exists {
-		info = builtins.LinkInfo{Name: r.Link, Source: r.Source, Target: r.Target, State: "copying"}
+		info = builtins.LinkInfo{Name: r.Link, Source: r.Source, Target: r.Target, State: "copying", Settings: r.Settings}
+		info.Settings.Match = nil
 	}
 	out := info
+	for _, m := range r.Settings.Match {
+		if !slices.Contains(info.Settings.Match, m) {
+			info.Settings.Match = append(info.Settings.Match, m)
+		}
+	}
 	for _, t := range r.Topics {
 		if !slices.Contains(info.Topics, t) {
 			info.Topics = append(info.Topics, t)

@@ -1,0 +1,42 @@
+package cli
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/starferry/starferry"
+	"github.com/starferry/starferry/replication"
+	"github.com/starferry/starferry/scripting"
+)
+
+// A link shows what it does, and the lane that needs somebody first.
+func TestALinkShowsWhatNeedsSomebodyFirst(t *testing.T) {
+	var out strings.Builder
+	c := &cli{IO: IO{Out: &out}}
+	lane := func(p starferry.Partition, state replication.LaneState, lag int64, reason string) replication.LaneStatus {
+		return replication.LaneStatus{Partition: starferry.TopicPartition{Topic: "orders", Partition: p}, State: state, Lag: lag, Reason: reason, Until: -1}
+	}
+	lost := lane(3, replication.Copying, 2, "")
+	lost.Lost = 15
+	require.NoError(t, c.showLink(replication.LinkStatus{
+		Spec: replication.LinkSpec{Name: "old-new", Source: "old", Target: "new", Patterns: []string{`orders\..*`}, Sample: 0.05,
+			Rename: replication.Rename{replication.EveryTopic: "dc2.{topic}"}, OnLoss: replication.ContinueOnLoss},
+		Lanes: []replication.LaneStatus{
+			lane(0, replication.Done, 0, ""), lane(1, replication.Copying, 7, ""), lane(2, replication.Stalled, 1, "broker 3 is away"), lost,
+			lane(4, replication.Stopped, 9, "retention has overtaken the copy"),
+		},
+		Problems: map[starferry.Topic]string{"orders.odd": "has 2 partitions on old and 3 on new"},
+	}))
+	require.Regexp(t, `(?s)old-new: old to new, stopped: orders/4: retention.*orders.odd is not copied: has 2.*matches orders.*renames \{\*: dc2.\{topic\}\}.*a sample of 5%.*on loss: continue.*`+
+		`orders/4.*orders/2.*broker 3.*orders/1.*orders/3.*15.*orders/0`, out.String())
+}
+
+// A deed that there is not is wrong usage.
+func TestALinkHasFourDeeds(t *testing.T) {
+	var out, errs strings.Builder
+	code := Main(t.Context(), []string{"link", "old-new", "puase"}, IO{Out: &out, Err: &errs, Getenv: func(string) string { return "" }})
+	require.Equal(t, scripting.ExitUsage, code)
+	require.Contains(t, errs.String(), "want pause, resume, drain or stop")
+}
