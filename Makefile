@@ -112,8 +112,9 @@ chaos: chaos-build ## the same for longer (TRIALS=200 switches, COPYFOR=30m of c
 
 .PHONY: bench
 bench: build kafka ## every figure with its bar, beside MirrorMaker 2 on the same brokers; up to 30 minutes (ONLY=copy, ONLY=list)
+	@mkdir -p .tmp
 	go build -o bin/bench ./internal/bench/cmd/bench
-	bin/bench -only '$(ONLY)' -starferry bin/starferry -kafka $(lastword $(versions)) $(BENCHFLAGS)
+	bin/bench -only '$(ONLY)' -starferry bin/starferry -kafka $(lastword $(versions)) -into .tmp/bench.md $(BENCHFLAGS)
 
 .PHONY: clean
 clean: ## remove what was built; jars in .kafka stay

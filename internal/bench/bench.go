@@ -73,7 +73,11 @@ func Run(ctx context.Context, o Options) error {
 	}
 	err = r.print(o.Out)
 	if o.Into != "" {
-		err = errors.Join(err, r.into(o.Into))
+		if werr := r.into(o.Into); werr == nil {
+			b.say("the results are in %s as Markdown", o.Into)
+		} else {
+			err = errors.Join(err, werr)
+		}
 	}
 	for _, f := range failed {
 		err = errors.Join(err, fmt.Errorf("part %s could not run: %w", f.part, f.err))
