@@ -19,11 +19,14 @@ import (
 // processors, on a busy machine as well.
 const (
 	leastRefresh = 60 * time.Second
+	mostRefresh  = 180 * time.Second
 	warmUp       = 40 * time.Second // from its start until it has copied the first topic
 )
 
 // refreshFor is the interval for a topic that takes so long to fill.
-func refreshFor(fill time.Duration) time.Duration { return max(leastRefresh, warmUp+2*fill) }
+func refreshFor(fill time.Duration) time.Duration {
+	return min(max(leastRefresh, warmUp+2*fill), mostRefresh)
+}
 
 // mm2Batch is what MirrorMaker 2's producer may gather, whatever the source's
 // batches: 100 records of 1 KB.

@@ -84,10 +84,20 @@ func takeover(b *bench, ctx context.Context, dir string) (values Values, err err
 		return nil, err
 	}
 	defer shard.Stop()
+	before, err := spentBy(shard, r.p.target)
+	if err != nil {
+		return nil, err
+	}
 	copied, err := r.f.awaitCopied(ctx, load.Partitions, shard)
 	if err != nil {
 		return nil, err
 	}
+	after, err := spentBy(shard, r.p.target)
+	if err != nil {
+		return nil, err
+	}
+	b.say("taken over in %.1f s: %.1f CPU s of the shard, %.1f of the target broker", copied.Sub(began).Seconds(),
+		(after.copier - before.copier).Seconds(), (after.broker - before.broker).Seconds())
 	lost, doubled, err := r.compare(ctx, load)
 	if err == nil && lost+doubled > 0 {
 		err = fmt.Errorf("the takeover lost %d records and doubled %d", lost, doubled)
