@@ -86,10 +86,14 @@ func (f *ferry) replicate(ctx context.Context, topics ...starferry.Topic) error 
 // store is the directory of a shard's offset maps.
 func (f *ferry) store(shard string) string { return filepath.Join(f.data, "shards", shard) }
 
+// lookCost is about what one look at a lane's status costs the shard and the
+// source, times ten: looking takes a tenth of the processors at most.
+const lookCost = 250 * time.Microsecond
+
 // awaitCopied waits until every lane copies and has nothing left to copy, and
-// returns when that was first seen.
+// returns when that was first seen. It looks less often at many lanes.
 func (f *ferry) awaitCopied(ctx context.Context, lanes int, shard *process.Process) (time.Time, error) {
-	tick := time.NewTicker(pollEvery)
+	tick := time.NewTicker(pollEvery + time.Duration(lanes)*lookCost)
 	defer tick.Stop()
 	var last string
 	for {
