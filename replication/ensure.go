@@ -39,8 +39,12 @@ func (c *Client) Ensure(ctx context.Context, want LinkSpec) (Ensured, error) {
 	if err != nil {
 		return Ensured{}, fmt.Errorf("ensure link %s: %w", want.Name, err)
 	}
-	if want, err = want.expand(ctx, src); err == nil {
-		err = c.admit(ctx, want)
+	others, err := c.Links(ctx)
+	if err == nil {
+		want, err = want.expand(ctx, src, others)
+	}
+	if err == nil {
+		err = want.admitted(others)
 	}
 	if err == nil && len(want.Topics) > 0 {
 		err = makeTopics(ctx, src, tgt, want)
@@ -62,23 +66,17 @@ func (c *Client) Ensure(ctx context.Context, want LinkSpec) (Ensured, error) {
 	return out, err
 }
 
-// admit refuses what contradicts a link that is there, before topics are made
-// for it.
-func (c *Client) admit(ctx context.Context, want LinkSpec) error {
-	st, err := c.open(ctx)
-	if err != nil {
-		return err
-	}
-	specs, err := st.Links(ctx)
-	if err != nil {
-		return err
-	}
-	for _, have := range specs {
-		if have.Name == want.Name {
-			err = have.admits(want)
+// admitted refuses what contradicts the links that are there, before topics are
+// made for it.
+func (s LinkSpec) admitted(others []LinkSpec) error {
+	for _, have := range others {
+		if have.Name == s.Name {
+			if err := have.admits(s); err != nil {
+				return err
+			}
 		}
 	}
-	return errors.Join(err, ring(specs, want))
+	return ring(others, s)
 }
 
 // admits reports why a link cannot be widened to what is wanted.

@@ -99,7 +99,7 @@ func topicNames(ctx context.Context, c *wire.Cluster) ([]starferry.Topic, error)
 }
 
 // expand adds the topics that match now to those that are named.
-func (s LinkSpec) expand(ctx context.Context, src *wire.Cluster) (LinkSpec, error) {
+func (s LinkSpec) expand(ctx context.Context, src *wire.Cluster, others []LinkSpec) (LinkSpec, error) {
 	if len(s.Patterns) == 0 {
 		return s, nil
 	}
@@ -115,7 +115,7 @@ func (s LinkSpec) expand(ctx context.Context, src *wire.Cluster) (LinkSpec, erro
 	named := s.Topics
 	s.Topics = slices.Clone(s.Topics)
 	for _, t := range names {
-		if n := ps.which(t); n >= 0 && !slices.Contains(named, t) {
+		if n := ps.which(t); n >= 0 && !slices.Contains(named, t) && !brought(others, s, t) {
 			s.Topics = append(s.Topics, t)
 			s.matched[t] = s.Patterns[n]
 		}
@@ -200,6 +200,11 @@ func (c *copier) fresh(ctx context.Context, spec LinkSpec, names []starferry.Top
 	if err != nil {
 		return found, problems // checked when the spec was read
 	}
+	others, err := c.store.Links(ctx)
+	if err != nil {
+		c.log.Warn("other links not read", "link", c.spec.Name, "err", err)
+		return found, problems
+	}
 	taken := map[starferry.Topic]starferry.Topic{}
 	if len(spec.Rename) > 0 {
 		for _, t := range spec.Topics {
@@ -208,7 +213,7 @@ func (c *copier) fresh(ctx context.Context, spec LinkSpec, names []starferry.Top
 	}
 	for _, t := range names {
 		n := ps.which(t)
-		if n < 0 || spec.has(t) || len(found) == foundAtOnce {
+		if n < 0 || spec.has(t) || len(found) == foundAtOnce || brought(others, spec, t) {
 			continue
 		}
 		one := spec
@@ -219,6 +224,9 @@ func (c *copier) fresh(ctx context.Context, spec LinkSpec, names []starferry.Top
 		}
 		if len(spec.Topics)+len(found) >= maxTopics {
 			err = fmt.Errorf("the link has %d topics already, and takes no more: make another one for the rest", maxTopics)
+		}
+		if err == nil {
+			err = ring(others, one)
 		}
 		if err == nil {
 			err = makeTopics(ctx, c.src, c.tgt, one)

@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+
+	"github.com/starferry/starferry"
 )
 
 // ring reports links that would lead a record back to where it came from over a
@@ -31,6 +33,17 @@ func ring(specs []LinkSpec, want LinkSpec) error {
 		}
 	}
 	return nil
+}
+
+// brought reports whether a topic on a link's source is itself a copy of one on
+// the link's target, by another link and under another name. A pattern passes it
+// over: with a pattern on either side each copy would be copied again, under ever
+// longer names.
+func brought(specs []LinkSpec, by LinkSpec, t starferry.Topic) bool {
+	return slices.ContainsFunc(specs, func(s LinkSpec) bool {
+		origin, ok := s.SourceOf(t)
+		return ok && s.Source == by.Target && s.Target == by.Source && s.has(origin) && by.TargetOf(t) != origin
+	})
 }
 
 // wayBack finds a way over links from one topic to another that is not direct;

@@ -1,11 +1,14 @@
 package replication
 
 import (
+	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
 
 	"github.com/starferry/starferry"
+	"github.com/starferry/starferry/internal/kafkatest"
 )
 
 // There and back is no ring; over a third topic it is one, and is refused.
@@ -40,4 +43,32 @@ func TestRingsAreRefused(t *testing.T) {
 			require.ErrorContains(t, err, c.ring)
 		})
 	}
+}
+
+// Patterns on both sides, with other names, copy each topic once: what came from
+// there is not sent there again under a longer name.
+func TestPatternsBothWaysCopyEachTopicOnce(t *testing.T) {
+	w := newWorld(t)
+	near, far := w.topic(1, nil), kafkatest.Topic(t, w.tgt, 1, nil)
+	base := string(near[:strings.LastIndexByte(string(near), '-')])
+	back := w.back()
+	w.asks.Patterns, w.asks.Rename = []string{`.*` + base + `.*`}, Rename{EveryTopic: "far.{topic}"}
+	back.asks.Patterns, back.asks.Rename = w.asks.Patterns, Rename{EveryTopic: "near.{topic}"}
+	t.Cleanup(func() { w.dropCopies(near); back.dropCopies(far) })
+	w.put(near, 0, numbered(0, 5)...)
+	back.put(far, 0, numbered(1_000_000, 5)...)
+	w.shard("s1", t.TempDir(), func(c *ShardConfig) { c.refresh = 50 * time.Millisecond })
+	w.link()
+	back.link()
+	w.link() // now that there are copies on both sides
+	settledBoth(w, back)
+	w.sameRecords("far."+near, 0, numbered(0, 5))
+	back.sameRecords("near."+far, 0, numbered(1_000_000, 5))
+	later := starferry.Topic(base + "-later")
+	kafkatest.MakeTopic(t, w.src, later, 1, nil)
+	t.Cleanup(func() { w.dropCopies(later) })
+	require.Eventually(t, func() bool { return w.status().Spec.has(later) }, patience, 20*time.Millisecond)
+	settledBoth(w, back)
+	require.ElementsMatch(t, []starferry.Topic{near, later}, w.status().Spec.Topics)
+	require.Equal(t, []starferry.Topic{far}, back.status().Spec.Topics)
 }
