@@ -48,9 +48,9 @@ type Reading struct {
 }
 
 // Make lets the maker write a topic.
-func (j Java) Make(ctx context.Context, bootstrap string, topic starferry.Topic, partitions, records, largest int) (w Written, err error) {
+func (j Java) Make(ctx context.Context, bootstrap string, topic starferry.Topic, partitions, records, largest, seed int) (w Written, err error) {
 	err = j.run(ctx, "Make.java", func(out io.Reader) error { return json.NewDecoder(out).Decode(&w) },
-		bootstrap, string(topic), fmt.Sprint(partitions), fmt.Sprint(records), fmt.Sprint(largest), "7")
+		bootstrap, string(topic), fmt.Sprint(partitions), fmt.Sprint(records), fmt.Sprint(largest), fmt.Sprint(seed))
 	return w, err
 }
 
