@@ -119,7 +119,9 @@ func OpenShard(ctx context.Context, cfg ShardConfig) (*Shard, error) {
 		return nil, fmt.Errorf("open shard %s: %w", cfg.ID, err)
 	}
 	s.lease = &lease{kv: s.store.shards, id: cfg.ID, boot: nuid.Next(), ttl: cfg.LeaseTTL, now: cfg.clock}
-	s.snaps = newSnapshots(cfg.Snapshots, s)
+	if s.snaps, err = newSnapshots(cfg.Snapshots, s); err != nil {
+		return nil, errors.Join(fmt.Errorf("open shard %s: %w", cfg.ID, err), s.maps.Close())
+	}
 	run, cancel := context.WithCancel(ctx)
 	s.cancel = cancel
 	if err := s.serve(run); err != nil {

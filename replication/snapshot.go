@@ -15,7 +15,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 	"golang.org/x/time/rate"
 
@@ -67,13 +66,14 @@ const (
 // snapshots keeps copies of a shard's maps in JetStream's object store.
 type snapshots struct {
 	cfg     SnapshotConfig
-	nc      *nats.Conn
 	shard   ShardID
 	maps    *offsetmap.Store
 	log     *slog.Logger
 	valid   func() bool // of the shard's lease
 	limiter *rate.Limiter
 	off     atomic.Bool
+
+	js jetstream.JetStream
 
 	mu    sync.Mutex
 	store jetstream.ObjectStore // nil: to be opened
@@ -85,15 +85,19 @@ type snapshots struct {
 	read    time.Time
 }
 
-func newSnapshots(cfg SnapshotConfig, s *Shard) *snapshots {
+func newSnapshots(cfg SnapshotConfig, s *Shard) (*snapshots, error) {
 	cfg = cfg.normal()
+	js, err := jetstream.New(s.cfg.NATS)
+	if err != nil {
+		return nil, fmt.Errorf("keep snapshots: %w", err)
+	}
 	out := &snapshots{
-		cfg: cfg, nc: s.cfg.NATS, shard: s.cfg.ID, maps: s.maps, log: s.log, valid: s.lease.Valid,
+		cfg: cfg, js: js, shard: s.cfg.ID, maps: s.maps, log: s.log, valid: s.lease.Valid,
 		limiter: rate.NewLimiter(rate.Limit(cfg.BytesPerSecond), int(max(cfg.BytesPerSecond, 1<<16))),
 		kept:    map[offsetmap.LaneKey]starferry.Offset{}, gone: map[starferry.LinkName]time.Time{},
 	}
 	out.off.Store(cfg.Every < 0)
-	return out
+	return out, nil
 }
 
 // The metadata of an object.
@@ -130,11 +134,8 @@ func (s *snapshots) open(ctx context.Context) (jetstream.ObjectStore, error) {
 	if s.store != nil {
 		return s.store, nil
 	}
-	js, err := jetstream.New(s.nc)
-	if err != nil {
-		return nil, fmt.Errorf("open object store %s: %w", snapshotsBucket, err)
-	}
-	s.store, err = jet.ObjectStore(ctx, js, jetstream.ObjectStoreConfig{
+	var err error
+	s.store, err = jet.ObjectStore(ctx, s.js, jetstream.ObjectStoreConfig{
 		Bucket: snapshotsBucket, Description: "starferry: snapshots of offset maps, one object a lane",
 	})
 	if err != nil {
@@ -317,10 +318,10 @@ func (s *snapshots) keep(ctx context.Context, m *offsetmap.Lane, epoch, growth i
 		}
 	}
 	if err == nil || errors.Is(err, jetstream.ErrObjectNotFound) {
-		_, err = store.Put(ctx, jetstream.ObjectMeta{Name: name, Metadata: map[string]string{
+		err = jet.PutObject(ctx, s.js, snapshotsBucket, jetstream.ObjectMeta{Name: name, Metadata: map[string]string{
 			metaSource: strconv.FormatInt(int64(info.Source), 10), metaTarget: strconv.FormatInt(int64(info.Target), 10),
 			metaIncarnation: key.Incarnation, metaEpoch: strconv.FormatInt(epoch, 10), metaShard: string(s.shard),
-		}}, bytes.NewReader(out.data))
+		}}, out.data, old)
 	}
 	if err != nil {
 		s.failed()

@@ -14,6 +14,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/starferry/starferry"
+	"github.com/starferry/starferry/internal/jet"
 	"github.com/starferry/starferry/internal/kafkatest"
 	"github.com/starferry/starferry/internal/wire"
 	"github.com/starferry/starferry/replication/offsetmap"
@@ -177,23 +178,23 @@ func TestASnapshotKnowsWhatTheTargetHasLost(t *testing.T) {
 
 // Snapshots that cannot be used are as good as none.
 func TestSnapshotsThatAreNoneAreIgnored(t *testing.T) {
-	for name, spoil := range map[string]func(t *testing.T, store jetstream.ObjectStore, o *jetstream.ObjectInfo, data []byte){
-		"damaged": func(t *testing.T, store jetstream.ObjectStore, o *jetstream.ObjectInfo, data []byte) {
+	for name, spoil := range map[string]func(t *testing.T, w *world, o *jetstream.ObjectInfo, data []byte){
+		"damaged": func(t *testing.T, w *world, o *jetstream.ObjectInfo, data []byte) {
 			data[len(data)/2] ^= 1
-			putAgain(t, store, o, data)
+			w.putAgain(t, o, data)
 		},
-		"cut off": func(t *testing.T, store jetstream.ObjectStore, o *jetstream.ObjectInfo, data []byte) {
-			putAgain(t, store, o, data[:len(data)-9])
+		"cut off": func(t *testing.T, w *world, o *jetstream.ObjectInfo, data []byte) {
+			w.putAgain(t, o, data[:len(data)-9])
 		},
-		"of another life": func(t *testing.T, store jetstream.ObjectStore, o *jetstream.ObjectInfo, data []byte) {
+		"of another life": func(t *testing.T, w *world, o *jetstream.ObjectInfo, data []byte) {
 			o.Metadata[metaIncarnation] = "x.y"
-			putAgain(t, store, o, data)
+			w.putAgain(t, o, data)
 		},
-		"of another lane": func(t *testing.T, store jetstream.ObjectStore, o *jetstream.ObjectInfo, _ []byte) {
-			putAgain(t, store, o, foreign(t))
+		"of another lane": func(t *testing.T, w *world, o *jetstream.ObjectInfo, _ []byte) {
+			w.putAgain(t, o, foreign(t))
 		},
-		"emptied": func(t *testing.T, store jetstream.ObjectStore, o *jetstream.ObjectInfo, _ []byte) {
-			require.NoError(t, store.Delete(context.Background(), o.Name))
+		"emptied": func(t *testing.T, w *world, o *jetstream.ObjectInfo, _ []byte) {
+			require.NoError(t, w.objectStore().Delete(context.Background(), o.Name))
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -209,7 +210,7 @@ func TestSnapshotsThatAreNoneAreIgnored(t *testing.T) {
 			for _, o := range w.objects() {
 				data, err := w.objectStore().GetBytes(context.Background(), o.Name)
 				require.NoError(t, err)
-				spoil(t, w.objectStore(), o, data)
+				spoil(t, w, o, data)
 			}
 			other := t.TempDir()
 			b := w.shard("b", other, eager)
@@ -221,9 +222,10 @@ func TestSnapshotsThatAreNoneAreIgnored(t *testing.T) {
 	}
 }
 
-func putAgain(t *testing.T, store jetstream.ObjectStore, o *jetstream.ObjectInfo, data []byte) {
-	_, err := store.Put(context.Background(), jetstream.ObjectMeta{Name: o.Name, Metadata: o.Metadata}, bytes.NewReader(data))
+func (w *world) putAgain(t *testing.T, o *jetstream.ObjectInfo, data []byte) {
+	js, err := jetstream.New(w.nc)
 	require.NoError(t, err)
+	require.NoError(t, jet.PutObject(context.Background(), js, snapshotsBucket, jetstream.ObjectMeta{Name: o.Name, Metadata: o.Metadata}, data, o))
 }
 
 // foreign is a snapshot of a lane that nobody has.
@@ -275,8 +277,7 @@ func TestSnapshotsOfEndedLinksAreRemoved(t *testing.T) {
 	w.caughtUp()
 	w.snapshotNow(a)
 	ctx := context.Background()
-	_, err := w.objectStore().PutBytes(ctx, "ended/orders/0", []byte("x"))
-	require.NoError(t, err)
+	w.putAgain(t, &jetstream.ObjectInfo{ObjectMeta: jetstream.ObjectMeta{Name: "ended/orders/0"}}, []byte("x"))
 	a.snaps.read = time.Time{}
 	require.NoError(t, a.sweep(ctx))
 	require.Len(t, w.objects(), 2, "kept for a day")
@@ -300,7 +301,7 @@ func TestAShorterMapDoesNotReplaceALongerSnapshot(t *testing.T) {
 	for n, o := range w.objects() {
 		name = n
 		o.Metadata[metaSource] = "1000"
-		putAgain(t, w.objectStore(), o, []byte("of somebody who came later"))
+		w.putAgain(t, o, []byte("of somebody who came later"))
 	}
 	w.put(topic, 0, numbered(5, 5)...)
 	w.caughtUp()

@@ -63,3 +63,33 @@ func TestARefusalIsPassedOn(t *testing.T) {
 	_, err = jet.KeyValue(context.Background(), js, jetstream.KeyValueConfig{Bucket: "not a name"})
 	assert.ErrorIs(t, err, jetstream.ErrInvalidBucketName)
 }
+
+// What PutObject puts is an object to the client, whatever its size, and takes
+// the place of the old one.
+func TestObjectsArePutAsTheClientReadsThem(t *testing.T) {
+	nc, _ := kafkatest.NATS(t)
+	js, err := jetstream.New(nc)
+	require.NoError(t, err)
+	ctx := context.Background()
+	store, err := jet.ObjectStore(ctx, js, jetstream.ObjectStoreConfig{Bucket: "maps"})
+	require.NoError(t, err)
+	var old *jetstream.ObjectInfo
+	for _, size := range []int{0, 1, 128 << 10, 300_000} {
+		data := make([]byte, size)
+		for i := range data {
+			data[i] = byte(i * 7 >> 3)
+		}
+		meta := jetstream.ObjectMeta{Name: "a/b/0", Metadata: map[string]string{"source": "5"}}
+		require.NoError(t, jet.PutObject(ctx, js, "maps", meta, data, old))
+		got, err := store.GetBytes(ctx, "a/b/0")
+		require.NoError(t, err)
+		require.Len(t, got, size)
+		require.Equal(t, string(data), string(got))
+		old, err = store.GetInfo(ctx, "a/b/0")
+		require.NoError(t, err)
+		require.Equal(t, "5", old.Metadata["source"])
+	}
+	status, err := store.Status(ctx)
+	require.NoError(t, err)
+	require.Less(t, status.Size(), uint64(310_000), "the chunks of what was replaced are gone")
+}
