@@ -110,6 +110,9 @@ func (b *bucket) fence(ctx context.Context, h *holding, f *fence) error {
 	if f.pids, err = b.claim(ctx, f.producer); err != nil {
 		return err
 	}
+	if err := b.shutOthers(ctx, f); err != nil {
+		return err
+	}
 	if !c.lease.Valid() {
 		return errLease
 	}
@@ -123,6 +126,43 @@ func (b *bucket) fence(ctx context.Context, h *holding, f *fence) error {
 	}
 	if err := again(ctx, func() error { return c.tgt.EndTxn(ctx, txid, f.producer, false) }); err != nil {
 		return b.disowned(fmt.Errorf("fence bucket %d on %s: %w", b.n, c.spec.Target, err))
+	}
+	return nil
+}
+
+// shutOthers fences lanes that another bucket wrote last: the link was made again
+// with another number of buckets, and the producer id of this one fences nobody.
+func (b *bucket) shutOthers(ctx context.Context, f *fence) error {
+	c := b.c
+	others := map[int][]starferry.TopicPartition{}
+	for _, l := range f.lanes {
+		as := c.state.Anchors(c.spec.Name, l.tp)
+		if len(as) == 0 {
+			continue
+		}
+		if n, ok := c.state.BucketOf(c.spec.Name, as[len(as)-1].PID); ok && n != b.n {
+			others[n] = append(others[n], l.to)
+		}
+	}
+	nobody := wire.Producer{ID: -1, Epoch: -1}
+	for n, tps := range others {
+		txid := c.spec.txid(n)
+		err := again(ctx, func() error {
+			p, err := c.tgt.InitProducer(ctx, txid, time.Minute, nobody)
+			if err == nil {
+				err = c.tgt.AddPartitionsToTxn(ctx, txid, p, tps)
+			}
+			if err == nil {
+				err = c.tgt.EndTxn(ctx, txid, p, false)
+			}
+			if err == nil { // succeeds only once the markers stand
+				_, err = c.tgt.InitProducer(ctx, txid, time.Minute, nobody)
+			}
+			return err
+		})
+		if err != nil {
+			return fmt.Errorf("fence lanes that bucket %d wrote before on %s: %w", n, c.spec.Target, err)
+		}
 	}
 	return nil
 }

@@ -1,10 +1,12 @@
 package replication
 
 import (
+	"context"
 	"sync/atomic"
 	"testing"
 	"time"
 
+	"github.com/segmentio/kafka-go"
 	"github.com/stretchr/testify/require"
 	"github.com/twmb/franz-go/pkg/kfake"
 	"github.com/twmb/franz-go/pkg/kmsg"
@@ -146,4 +148,36 @@ func (w *world) forgetIDs(c *kfake.Cluster) {
 			return nil, nil, false
 		})
 	}
+}
+
+// A link that is made again with another number of buckets shuts out whoever
+// wrote its lanes under the old ones.
+func TestAnotherNumberOfBucketsFencesToo(t *testing.T) {
+	w := newWorld(t)
+	topic := w.topic(4, nil)
+	for p := range starferry.Partition(4) {
+		w.put(topic, p, numbered(0, 5)...)
+	}
+	s := w.shard("s", t.TempDir())
+	w.link(topic) // 4 buckets
+	w.caughtUp()
+	olds := map[starferry.Partition]wire.Producer{}
+	for p := range starferry.Partition(4) {
+		olds[p] = w.producerOf(s, starferry.TopicPartition{Topic: topic, Partition: p})
+	}
+	require.NoError(t, w.client.Stop(t.Context(), w.name()))
+	require.NoError(t, s.Close())
+	w.shard("s", t.TempDir())
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	_, err := w.client.Ensure(ctx, LinkSpec{Name: w.name(), Source: w.src.Name, Target: w.tgt.Name, Topics: []starferry.Topic{topic}, Buckets: 3})
+	require.NoError(t, err)
+	w.caughtUp()
+	tgt := kafkatest.Open(t, w.tgt)
+	for p, old := range olds {
+		late := kafkatest.Batch(numbered(900, 1), old, 5, false)
+		_, err := kafkatest.ProduceBatch(tgt, starferry.TopicPartition{Topic: topic, Partition: p}, "", late)
+		require.ErrorIs(t, err, kafka.InvalidProducerEpoch, "partition %d", p)
+	}
+	w.everythingIsThere(topic, 4)
 }

@@ -228,6 +228,18 @@ func (s *stateLog) PIDs(link starferry.LinkName, bucket int) (all, own map[int64
 	return all, own
 }
 
+// BucketOf is the bucket of a link that uses a producer id.
+func (s *stateLog) BucketOf(link starferry.LinkName, pid int64) (int, bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, c := range s.claims {
+		if c.Link == link && c.PID == pid {
+			return c.Bucket, true
+		}
+	}
+	return 0, false
+}
+
 // Anchors are a lane's anchors in the order of the target log.
 func (s *stateLog) Anchors(link starferry.LinkName, tp starferry.TopicPartition) []anchor {
 	s.mu.Lock()
