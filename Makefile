@@ -11,6 +11,7 @@
 #   BENCHFLAGS   flags for the benchmark, such as -small or -into BENCHMARKS.md
 #   RECORDS      records of `make proof`                (default 1000000)
 #   TRIALS       trials of `make chaos`                 (default 200)
+#   SOAKFOR      how long `make soak` lasts             (default 20m)
 #   COPYFOR      how long `make chaos` copies           (default 30m)
 #   CHAOSFLAGS   flags for the chaos harness, such as -seed 7 or -keep
 #   VERSION      what `starferry version` says          (default: from git)
@@ -29,6 +30,7 @@ BENCHFLAGS  ?=
 RECORDS     ?= 1000000
 TRIALS      ?= 200
 COPYFOR     ?= 30m
+SOAKFOR     ?= 20m
 CHAOSFLAGS  ?=
 VERSION     ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 STATICCHECK ?= honnef.co/go/tools/cmd/staticcheck@v0.8.2
@@ -109,6 +111,10 @@ chaos-short: chaos-build ## faults during switches and around the copy, and plan
 chaos: chaos-build ## the same for longer (TRIALS=200 switches, COPYFOR=30m of copying); with real brokers: CHAOSFLAGS='-kafka 4.3.1'
 	bin/chaos -trials $(TRIALS) $(CHAOSFLAGS)
 	bin/chaos copy -for $(COPYFOR) $(CHAOSFLAGS)
+
+.PHONY: soak
+soak: chaos-build ## as many small batches as go through for SOAKFOR=20m, ids renewed every second: memory, files and disk must be flat
+	bin/chaos copy -soak -variant soak -for $(SOAKFOR)
 
 .PHONY: bench
 bench: build kafka ## every figure with its bar, beside MirrorMaker 2 on the same brokers; up to 30 minutes (ONLY=copy, ONLY=list)

@@ -138,3 +138,17 @@ func TestAFaultHasItsVictimForItself(t *testing.T) {
 	assert.True(t, w.take("it"))
 	assert.Equal(t, starferry.LinkName("crossing"), link)
 }
+
+// What grows is told from what is flat.
+func TestAFlatSeries(t *testing.T) {
+	series := make([]sample, 12)
+	for i := range series {
+		series[i] = sample{rss: 200 << 20, files: 100, threads: 40, disk: int64(i%3) << 20}
+	}
+	require.NoError(t, flat(series))
+	for i := range series {
+		series[i].files = int64(100 + 20*i)
+	}
+	require.ErrorContains(t, flat(series), "open files grows")
+	require.Error(t, flat(series[:5]))
+}

@@ -1,7 +1,10 @@
 package crossing
 
 import (
+	"errors"
 	"fmt"
+	"io/fs"
+	"syscall"
 
 	"golang.org/x/sys/unix"
 )
@@ -15,3 +18,17 @@ func mountDisk(dir string, bytes int) error {
 }
 
 func unmountDisk(dir string) error { return unix.Unmount(dir, unix.MNT_DETACH) }
+
+// usedBytes is what a file takes on its disk: stores make theirs larger than they
+// are filled.
+func usedBytes(d fs.DirEntry) (int64, error) {
+	info, err := d.Info()
+	if err != nil {
+		return 0, err
+	}
+	st, ok := info.Sys().(*syscall.Stat_t)
+	if !ok {
+		return 0, errors.New("no such number")
+	}
+	return st.Blocks * 512, nil // stat(2)
+}

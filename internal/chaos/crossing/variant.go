@@ -37,7 +37,9 @@ func Variants() map[string]Variant {
 		{"replication", "const DefaultLeaseTTL = 6 * time.Second", "const DefaultLeaseTTL = 2 * time.Second"},
 		{"replication", "renewEvery = time.Hour", "renewEvery = 5 * time.Second"},
 	}}
-	all := []Variant{quick}
+	soak := Variant{Name: "soak", Lease: quick.Lease, edits: []edit{quick.edits[0],
+		{"replication", "renewEvery = time.Hour", "renewEvery = time.Second"}}}
+	all := []Variant{quick, soak}
 	for _, bug := range []Variant{
 		{Name: "no-fence", Bug: "the owner before is not fenced", Only: "late packets of a dead shard", edits: []edit{
 			{"replication", "return c.tgt.AddPartitionsToTxn(ctx, txid, f.producer, tps)", "_ = txid\n\t\treturn nil"},

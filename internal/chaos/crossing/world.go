@@ -33,6 +33,7 @@ type Options struct {
 	Kafka  string        // version of real brokers; empty: in-process ones
 	Jars   string        // where their jars are
 	Lease  time.Duration // of the shards of this program
+	Soak   bool          // the load of a Soak, and no small disk
 	Out    io.Writer
 }
 
@@ -79,6 +80,9 @@ type World struct {
 func Open(ctx context.Context, o Options) (*World, error) {
 	w := &World{Options: o, cargoes: cargoes(o.Kafka != ""), processes: process.NewSet(o.Dir), roles: map[string]*process.Process{},
 		busy: map[string]bool{}, asked: map[starferry.TopicPartition][2]starferry.Offset{}}
+	if o.Soak {
+		w.cargoes = soakCargoes()
+	}
 	w.lanes = lanesOf(w.cargoes)
 	w.onClose(w.processes.Close)
 	for _, step := range []func(context.Context) error{w.startKafkas, w.startProxies, w.topics, w.programs, w.begin} {
@@ -201,8 +205,10 @@ func (w *World) programs(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if w.disk, err = w.mountSmallDisk(); err != nil {
-		return err
+	if !w.Soak {
+		if w.disk, err = w.mountSmallDisk(); err != nil {
+			return err
+		}
 	}
 	if err := w.startAll(); err != nil {
 		return err

@@ -25,6 +25,7 @@ type crossingSettings struct {
 	campaign crossing.Campaign
 	variant  crossing.Variant
 	plants   bool
+	soak     bool
 	root     string
 	keep     bool
 }
@@ -38,6 +39,7 @@ func parseCrossing(args []string) (s crossingSettings, err error) {
 	flags.StringVar(&s.root, "root", ".", "the module, of which variants are built")
 	variant := flags.String("variant", "", "build and run the program with other lines: "+names+"; those with a planted bug expect it to be found")
 	flags.BoolVar(&s.plants, "plants", false, "run all variants with a planted bug at the same time")
+	flags.BoolVar(&s.soak, "soak", false, "no faults: as much as goes through, and what the shards hold must be flat (with -variant soak)")
 	flags.DurationVar(&s.campaign.For, "for", time.Minute, "how long, in all")
 	flags.DurationVar(&s.campaign.Trial, "trial", 15*time.Second, "how long faults happen until it is checked what is left")
 	flags.StringVar(&s.campaign.Only, "only", "", "the name of the only fault")
@@ -63,7 +65,7 @@ func parseCrossing(args []string) (s crossingSettings, err error) {
 		}
 	}
 	s.campaign.Only = cmp.Or(s.campaign.Only, s.variant.Only)
-	s.world.Lease = s.variant.Lease
+	s.world.Lease, s.world.Soak = s.variant.Lease, s.soak
 	return s, nil
 }
 
@@ -115,6 +117,11 @@ func (s crossingSettings) run(ctx context.Context) (err error) {
 		return err
 	}
 	defer w.Close()
+	if s.soak {
+		err = crossing.Soak{For: s.campaign.For, Every: s.campaign.For / 30, Out: os.Stdout}.Run(ctx, w)
+		good = err == nil
+		return err
+	}
 	summary, err := s.campaign.Run(ctx, w)
 	if err != nil {
 		return err
