@@ -137,6 +137,8 @@ func TestScrubbedRecordsShowNothing(t *testing.T) {
 	require.Len(t, got[0].Headers[0].Value, len(secret))
 	require.NotContains(t, string(got[0].Headers[0].Value), "4111")
 	w.exactMap(topic, 0, kafkatest.Records(t, w.src, topic, 0), got)
+	_, err := w.client.Verify(t.Context(), w.name(), VerifyRequest{})
+	require.ErrorContains(t, err, "differ from their source on purpose")
 }
 
 // A sample's map is rebuilt from the target's log alone, with the same records

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -62,6 +63,9 @@ func (c *Client) Verify(ctx context.Context, link starferry.LinkName, q VerifyRe
 	spec, err := st.Link(ctx, link)
 	if err != nil {
 		return out, fmt.Errorf("verify link %s: %w", link, err)
+	}
+	if len(spec.Scrub) > 0 {
+		return out, fmt.Errorf("verify link %s: it scrubs %s, so its copies differ from their source on purpose; there is nothing to compare", link, strings.Join(spec.Scrub, ", "))
 	}
 	lanes, err := c.verifiable(ctx, spec, q)
 	if err != nil {

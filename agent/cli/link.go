@@ -75,10 +75,15 @@ func (c *cli) link(ctx context.Context, name starferry.LinkName, deed string, wi
 	var s replication.LinkStatus
 	switch deed {
 	case "":
-		if s, err = links.Status(ctx, name); err == nil {
-			err = c.showLink(s)
+		if s, err = links.Status(ctx, name); err != nil {
+			return err
 		}
-		return err
+		drift, err := links.Drift(ctx, name)
+		if err != nil {
+			fmt.Fprintln(c.Err, "starferry: "+err.Error())
+		}
+		c.showDrift(s.Spec, drift)
+		return c.showLink(s)
 	case pauseLink:
 		if s, err = links.Pause(ctx, name); err == nil {
 			_, err = fmt.Fprintf(c.Out, "link %s is paused at lag %d; go on with: starferry link %s resume\n", name, lagOf(s), name)
@@ -136,6 +141,40 @@ func (c *cli) showLink(s replication.LinkStatus) error {
 		fmt.Fprintf(c.Out, "  %s\n", w)
 	}
 	return c.showLanes(s)
+}
+
+// maxDrift bounds how many differences are shown.
+const maxDrift = 20
+
+// showDrift tells how topics and their copies differ in settings.
+func (c *cli) showDrift(s replication.LinkSpec, drift []replication.TopicDrift) {
+	shown, more := 0, 0
+	tell := func(format string, args ...any) {
+		if shown == maxDrift {
+			more++
+			return
+		}
+		shown++
+		fmt.Fprintf(c.Out, format+"\n", args...)
+	}
+	for _, d := range drift {
+		if d.Problem != "" {
+			tell("topic %s: %s", d.Topic, d.Problem)
+			continue
+		}
+		if d.SourcePartitions != d.TargetPartitions {
+			tell("topic %s has %d partitions on %s, and %s has %d on %s", d.Topic, d.SourcePartitions, s.Source, d.Target, d.TargetPartitions, s.Target)
+		}
+		for _, k := range d.Differs {
+			tell("topic %s: %s is %s on %s and %s on %s; it is told, not changed", d.Topic, k.Name, k.Source, s.Source, k.Target, s.Target)
+		}
+		for _, k := range d.Left {
+			tell("topic %s: %s = %s stays on %s: %s", d.Topic, k.Name, k.Value, s.Source, k.Why)
+		}
+	}
+	if more > 0 {
+		fmt.Fprintf(c.Out, "and %d more differences in settings\n", more)
+	}
 }
 
 func sortedKeys(m map[starferry.Topic]string) []starferry.Topic {

@@ -40,3 +40,22 @@ func TestALinkHasFourDeeds(t *testing.T) {
 	require.Equal(t, scripting.ExitUsage, code)
 	require.Contains(t, errs.String(), "want pause, resume, drain or stop")
 }
+
+// Settings that differ are told, so many as fit a screen.
+func TestDriftIsTold(t *testing.T) {
+	var out strings.Builder
+	c := &cli{IO: IO{Out: &out}}
+	d := []replication.TopicDrift{
+		{Topic: "a", Target: "dc2.a", SourcePartitions: 3, TargetPartitions: 2},
+		{Topic: "b", Target: "b", Differs: []replication.SettingDrift{{Name: "retention.ms", Source: "1", Target: "2"}},
+			Left: []replication.SettingLeft{{Name: "min.insync.replicas", Value: "2", Why: "each cluster chooses"}}},
+		{Topic: "c", Problem: "cannot be read"},
+	}
+	for range maxDrift {
+		d = append(d, d[2])
+	}
+	c.showDrift(replication.LinkSpec{Source: "old", Target: "new"}, d)
+	for _, want := range []string{"a has 3 partitions on old, and dc2.a has 2 on new", "retention.ms is 1 on old and 2 on new", "min.insync.replicas = 2 stays on old: each cluster chooses", "c: cannot be read", "and 4 more"} {
+		require.Contains(t, out.String(), want)
+	}
+}

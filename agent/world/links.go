@@ -188,6 +188,12 @@ func (l *Links) Narrow(ctx context.Context, name starferry.LinkName, topics []st
 	return notFound(name, l.client.Narrow(ctx, name, topics, patterns...))
 }
 
+// Drift compares the settings of a link's topics with those of their copies.
+func (l *Links) Drift(ctx context.Context, name starferry.LinkName) ([]replication.TopicDrift, error) {
+	d, err := l.client.Drift(ctx, name)
+	return d, notFound(name, err)
+}
+
 // Matching implements builtins.Matcher.
 func (l *Links) Matching(ctx context.Context, c starferry.ClusterName, patterns []string) ([]starferry.Topic, error) {
 	return l.client.Matching(ctx, c, patterns)
