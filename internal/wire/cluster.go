@@ -99,14 +99,15 @@ type Cluster struct {
 	cancel context.CancelCauseFunc
 	conns  sync.WaitGroup // readers of all connections
 
-	mu     sync.Mutex // guards what follows; never held while waiting
-	closed bool
-	live   map[*Conn]struct{}
-	shared map[place]*slot // one connection each, for requests that answer at once
-	idle   map[int32][]*Conn
-	nodes  map[int32]Broker
-	leads  map[starferry.TopicPartition]leader
-	coords map[coordinator]int32
+	mu      sync.Mutex // guards what follows; never held while waiting
+	closed  bool
+	live    map[*Conn]struct{}
+	shared  map[place]*slot // one connection each, for requests that answer at once
+	idle    map[int32][]*Conn
+	fetches map[int32]chan struct{}
+	nodes   map[int32]Broker
+	leads   map[starferry.TopicPartition]leader
+	coords  map[coordinator]int32
 }
 
 // leader is a cached leader of a partition.
@@ -121,7 +122,7 @@ func Open(conf starferry.Cluster, opts ...Option) (*Cluster, error) {
 	c := &Cluster{
 		conf: conf, clientID: "starferry", log: slog.New(slog.DiscardHandler),
 		dialer: (&net.Dialer{Timeout: dialWithin}).DialContext, maxFrame: defaultMaxFrame, within: defaultWithin,
-		live: map[*Conn]struct{}{}, shared: map[place]*slot{}, idle: map[int32][]*Conn{},
+		live: map[*Conn]struct{}{}, shared: map[place]*slot{}, idle: map[int32][]*Conn{}, fetches: map[int32]chan struct{}{},
 		nodes: map[int32]Broker{}, leads: map[starferry.TopicPartition]leader{}, coords: map[coordinator]int32{},
 	}
 	for _, o := range opts {

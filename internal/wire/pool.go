@@ -12,9 +12,10 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 )
 
-// keepIdle is how many connections per broker are kept for requests that hold
-// a connection until they are answered.
-const keepIdle = 2
+// mostFetches is how many fetches a broker is sent at a time that hold a
+// connection until they are answered: beyond it they wait, for connections and
+// answers cost memory and the broker's time. As many connections are kept.
+const mostFetches = 16
 
 // place is where a shared connection goes: to a broker, or to an address of the
 // configuration (broker −1) while nothing is known of brokers.
@@ -198,6 +199,15 @@ func (c *Cluster) liveShared() *Conn {
 // connection that nothing else uses meanwhile: brokers answer in order, so
 // others would wait behind it.
 func (c *Cluster) exclusive(ctx context.Context, broker int32, req kmsg.Request) (kmsg.Response, error) {
+	if _, ok := req.(*kmsg.FetchRequest); ok {
+		room := c.fetchRoom(broker)
+		select {
+		case room <- struct{}{}:
+			defer func() { <-room }()
+		case <-ctx.Done():
+			return nil, context.Cause(ctx)
+		}
+	}
 	conn := c.takeIdle(broker)
 	if conn == nil {
 		var err error
@@ -212,6 +222,16 @@ func (c *Cluster) exclusive(ctx context.Context, broker int32, req kmsg.Request)
 	}
 	c.putIdle(broker, conn)
 	return resp, nil
+}
+
+// fetchRoom bounds the fetches under way at a broker.
+func (c *Cluster) fetchRoom(broker int32) chan struct{} {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.fetches[broker] == nil {
+		c.fetches[broker] = make(chan struct{}, mostFetches)
+	}
+	return c.fetches[broker]
 }
 
 func (c *Cluster) takeIdle(broker int32) *Conn {
@@ -234,7 +254,7 @@ func (c *Cluster) takeIdle(broker int32) *Conn {
 func (c *Cluster) putIdle(broker int32, conn *Conn) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.closed || len(c.idle[broker]) >= keepIdle {
+	if c.closed || len(c.idle[broker]) >= mostFetches {
 		conn.Close()
 		return
 	}
