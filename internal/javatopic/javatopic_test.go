@@ -185,7 +185,7 @@ func (s *story) targetCleaned(ctx context.Context) {
 		t = p.Total()
 		return err == nil && t.TargetGone > 0 && p.Verdict() == replication.Identical
 	}, 3*time.Minute, time.Second, "%s", &t)
-	s.say("after the target's cleaner: %s", t)
+	s.say("after the target's cleaner: %d of %d records identical; %s", t.Identical, t.Compared(), t.Notes())
 }
 
 func (s *story) copied(ctx context.Context) {
