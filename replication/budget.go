@@ -2,6 +2,7 @@ package replication
 
 import (
 	"context"
+	"math/bits"
 	"sync"
 	"sync/atomic"
 )
@@ -13,6 +14,9 @@ type budget struct {
 	limit int64
 	used  int64
 	queue []*claimant // who waits, in order
+
+	frames [frameSizes]sync.Pool // by size
+	spoil  atomic.Bool           // tests overwrite what is given back, to see who still reads it
 }
 
 // claimant waits for bytes.
@@ -91,29 +95,78 @@ func (b *budget) tight() bool {
 	return len(b.queue) > 0
 }
 
+// Frames are used again: fresh memory of their size has to be cleared, and makes
+// the collector run.
+const (
+	leastFrame = 64 << 10
+	frameSizes = 8 // up to 8 MiB, each twice the one before
+)
+
+// frame waits for room for n bytes and returns them, nil where they are not worth
+// keeping, and how much was taken.
+func (b *budget) frame(ctx context.Context, n int) (buf []byte, took int64, err error) {
+	size, class := leastFrame, 0
+	for size < n {
+		size, class = 2*size, class+1
+	}
+	if n < leastFrame/2 || class >= frameSizes {
+		return nil, int64(n), b.wait(ctx, int64(n))
+	}
+	if err := b.wait(ctx, int64(size)); err != nil {
+		return nil, 0, err
+	}
+	if old, ok := b.frames[class].Get().(*[]byte); ok {
+		buf = *old
+	} else {
+		buf = make([]byte, size)
+	}
+	return buf[:n], int64(size), nil
+}
+
+// again keeps a frame that nobody looks at any more.
+func (b *budget) again(buf []byte) {
+	if buf = buf[:cap(buf)]; len(buf) < leastFrame {
+		return
+	}
+	if b.spoil.Load() {
+		for i := range buf {
+			buf[i] = 0xA5
+		}
+	}
+	class := bits.TrailingZeros(uint(len(buf) / leastFrame))
+	b.frames[class].Put(&buf)
+}
+
 // load is memory that the entries which lie in it share. It is given back when
 // the last of them, and who made it, has let it go.
 type load struct {
-	b    *budget
-	size int64
-	refs atomic.Int32
+	b     *budget
+	size  int64
+	frame []byte // to be used again; nil: left to the collector
+	refs  atomic.Int32
 }
 
 // newLoad is for bytes that were taken already.
-func newLoad(b *budget, size int64) *load {
-	l := &load{b: b, size: size}
+func newLoad(b *budget, size int64, frame []byte) *load {
+	l := &load{b: b, size: size, frame: frame}
 	l.refs.Store(1)
 	return l
 }
 
+// hold keeps a load for one more user.
 func (l *load) hold() *load {
-	l.refs.Add(1)
+	if l != nil {
+		l.refs.Add(1)
+	}
 	return l
 }
 
 // drop lets a load go. Nil is of no account.
 func (l *load) drop() {
 	if l != nil && l.refs.Add(-1) == 0 {
+		if l.frame != nil {
+			l.b.again(l.frame)
+		}
 		l.b.free(l.size)
 	}
 }

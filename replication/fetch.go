@@ -142,14 +142,8 @@ func (f *fetcher) handOn(a asked, p *kmsg.FetchResponseTopicPartition, frame *lo
 // diverged stops a lane whose source no longer has what was read from it (KIP-595).
 func (f *fetcher) diverged(a asked, d kmsg.FetchResponseTopicPartitionDivergingEpoch) {
 	if a.l.current(a.term) {
-		a.l.stop(truncated(f.c.spec, a, d.Epoch, starferry.Offset(d.EndOffset)))
+		a.l.stop(f.c.truncated(a.l, starferry.Offset(d.EndOffset), a.from))
 	}
-}
-
-func truncated(spec LinkSpec, a asked, epoch int32, end starferry.Offset) error {
-	to := spec.targetPart(a.l.tp)
-	return fmt.Errorf("source %s was truncated: its log of leader epoch %d ends at offset %d now, and offsets %d to %d had been read in epoch %d; did %s elect a leader that lacked them? What was copied of them is on %s and no longer on %s: compare the two, then delete topic %s on %s and ask for the link again",
-		a.l.tp, epoch, end, end, a.from-1, a.last, spec.Source, spec.Target, spec.Source, to.Topic, spec.Target)
 }
 
 // damaged deals with bytes that make no sense: what flipped on the way is right

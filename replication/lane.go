@@ -156,7 +156,7 @@ const copyShare = 16
 // own is the account of memory that is not part of a frame.
 func (l *lane) own(size int) *load {
 	l.c.budget.take(int64(size))
-	return newLoad(l.c.budget, int64(size))
+	return newLoad(l.c.budget, int64(size), nil)
 }
 
 // start makes a recovered lane copy from the map's end on.
@@ -306,7 +306,7 @@ func (l *lane) take() (p parcel) {
 		batch.Stamp(e.batch, l.producer.ID, l.producer.Epoch, e.seq)
 	}
 	l.kickLocked()
-	return parcel{l, e, l.term, e.batch}
+	return parcel{l, e, l.term, e.batch, e.load.hold()}
 }
 
 // setApart gives the lane's partition a connection beside that of the others,

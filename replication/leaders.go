@@ -69,9 +69,14 @@ func (c *copier) sourceStands(l *lane, term uint64, broker, epoch int32) error {
 	if cut == starferry.NoOffset || !current {
 		return nil
 	}
-	l.stop(fmt.Errorf("source %s of %s was truncated at offset %d by an unclean election, and offsets up to %d had been fetched: %s may hold copies of records that are gone or other ones now; compare the two clusters, delete topic %s on %s and ask for the link again",
-		l.tp, c.spec.Source, cut, upTo-1, c.spec.Target, l.to.Topic, c.spec.Target))
+	l.stop(c.truncated(l, cut, upTo))
 	return nil
+}
+
+// truncated says that a lane's source has lost what was read from it.
+func (c *copier) truncated(l *lane, cut, upTo starferry.Offset) error {
+	return fmt.Errorf("source %s of %s was truncated at offset %d by an unclean election, and offsets up to %d had been fetched: %s may hold copies of records that are gone or other ones now; compare the two clusters, delete topic %s on %s and ask for the link again",
+		l.tp, c.spec.Source, cut, upTo-1, c.spec.Target, l.to.Topic, c.spec.Target)
 }
 
 // errTruncated says that the target lost copies: they are found missing by

@@ -115,7 +115,7 @@ func TestASlowLaneGivesBackWhatWasNotSent(t *testing.T) {
 	b := newBudget(1 << 20)
 	l := &lane{c: &copier{budget: b, limits: newLimits(0, 0)}, active: true}
 	l.pipe.reset()
-	frame := newLoad(b, 1000)
+	frame := newLoad(b, 1000, nil)
 	b.take(1000)
 	for i := range 10 {
 		l.pipe.add(&entry{pieces: []piece{{starferry.Offset(i), 1, ""}}, batch: make([]byte, 100), load: frame.hold(), records: 1})

@@ -59,6 +59,7 @@ type parcel struct {
 	e     *entry
 	term  uint64
 	batch []byte
+	load  *load // of the batch, until it is in a request: the lane may let it go
 }
 
 // run sends until the context ends.
@@ -125,6 +126,11 @@ func (s *sender) collect() []parcel {
 // send writes one request. The lease is looked at last, so that a process that
 // was frozen finds out before it writes.
 func (s *sender) send(ctx context.Context, conn *wire.Conn, parcels []parcel) *wire.Conn {
+	defer func() {
+		for _, p := range parcels {
+			p.load.drop()
+		}
+	}()
 	var err error
 	if conn == nil || conn.Err() != nil {
 		conn, err = dial(ctx, s.c.tgt, s.broker)

@@ -41,9 +41,9 @@ const (
 type session struct {
 	f    *fetcher
 	kick chan struct{}
-	load atomic.Int32 // lanes
-	took atomic.Int64 // bytes of the budget, for the frame that comes
-	sent atomic.Int64 // when the request under way was sent, Unix nanoseconds; 0: none is
+	load atomic.Int32         // lanes
+	came atomic.Pointer[load] // the frame that comes
+	sent atomic.Int64         // when the request under way was sent, Unix nanoseconds; 0: none is
 
 	mu      sync.Mutex
 	inbox   []*lane
@@ -100,7 +100,7 @@ func (s *session) run(ctx context.Context) {
 			_ = s.conn.Close()
 			<-s.conn.Done()
 		}
-		s.f.c.budget.free(s.took.Swap(0))
+		s.came.Swap(nil).drop()
 	}()
 	for ctx.Err() == nil {
 		if s.empty() {
@@ -175,17 +175,18 @@ func (s *session) fetch(ctx context.Context) {
 	resp, full, err := s.ask(ctx)
 	s.sent.Store(0)
 	if err != nil {
-		s.f.c.budget.free(s.took.Swap(0))
-		if ctx.Err() == nil {
-			s.lose(err)
+		if ctx.Err() != nil {
+			return // the connection may still be reading
 		}
+		s.came.Swap(nil).drop()
+		s.lose(err)
 		return
 	}
 	if resp == nil { // the session is begun anew
-		s.f.c.budget.free(s.took.Swap(0))
+		s.came.Swap(nil).drop()
 		return
 	}
-	frame := newLoad(s.f.c.budget, s.took.Swap(0))
+	frame := s.came.Swap(nil)
 	defer frame.drop()
 	bytes, records := 0, 0
 	seen := map[starferry.TopicPartition]bool{}
@@ -241,12 +242,12 @@ func (s *session) ask(ctx context.Context) (resp *kmsg.FetchResponse, full bool,
 		if s.conn, err = dial(ctx, s.f.c.src, s.f.broker); err != nil {
 			return nil, false, err
 		}
-		s.conn.Admit(func(n int) error {
-			err := s.f.c.budget.wait(ctx, int64(n))
+		s.conn.Admit(func(n int) ([]byte, error) {
+			buf, took, err := s.f.c.budget.frame(ctx, n)
 			if err == nil {
-				s.took.Add(int64(n))
+				s.came.Store(newLoad(s.f.c.budget, took, buf))
 			}
-			return err
+			return buf, err
 		})
 		s.begin()
 	}

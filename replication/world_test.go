@@ -70,6 +70,7 @@ func (w *world) shard(id ShardID, dir string, change ...func(*ShardConfig)) *Sha
 	}
 	s, err := OpenShard(context.Background(), cfg)
 	require.NoError(w.t, err)
+	s.budget.spoil.Store(true)
 	w.t.Cleanup(func() { _ = s.Close() })
 	return s
 }

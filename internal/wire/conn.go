@@ -18,7 +18,7 @@ import (
 
 // keepWriteBuffer is the largest encoding buffer a connection keeps between
 // requests, in bytes.
-const keepWriteBuffer = 4 << 20
+const keepWriteBuffer = 8 << 20
 
 // Conn is one authenticated connection to one broker. Requests are pipelined:
 // any number may be under way, and answers come in their order. Its methods may
@@ -44,7 +44,7 @@ type Conn struct {
 	err     error      // why it ended
 	spoke   bool       // it has answered a request
 	last    bool       // ends with the last answer due
-	admit   func(int) error
+	admit   func(int) ([]byte, error)
 	done    chan struct{}
 }
 
@@ -157,32 +157,34 @@ func (c *Conn) MaxVersion(key int16) (int16, bool) {
 	return s.max, ok
 }
 
-// Admit makes the connection ask before it takes memory for an answer of so many
-// bytes. It may be kept waiting: the broker then finds the connection full. An
-// error ends the connection.
-func (c *Conn) Admit(ask func(bytes int) error) {
+// Admit makes the connection ask for the memory of an answer of so many bytes; nil
+// leaves it to take its own. It may be kept waiting: the broker then finds the
+// connection full. An error ends the connection. Byte fields of the answer lie in
+// that memory, which is the giver's again when they are not needed any more.
+func (c *Conn) Admit(ask func(bytes int) ([]byte, error)) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.admit = ask
 }
 
 // let asks whether an answer may be read. The time it waits is not the broker's.
-func (c *Conn) let(n int) error {
+func (c *Conn) let(n int) ([]byte, error) {
 	c.mu.Lock()
 	ask := c.admit
 	c.mu.Unlock()
 	if ask == nil {
-		return nil
+		return nil, nil
 	}
-	if err := ask(n); err != nil {
-		return err
+	frame, err := ask(n)
+	if err != nil {
+		return nil, err
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.err != nil {
-		return c.err
+		return nil, c.err
 	}
-	return c.nc.SetReadDeadline(time.Now().Add(c.within))
+	return frame, c.nc.SetReadDeadline(time.Now().Add(c.within))
 }
 
 // Broker returns the id of the broker at the other end, −1 if the connection

@@ -9,9 +9,9 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 )
 
-// readFrame reads one length-prefixed frame into a slice of its own, once admit,
-// if there is one, has let its size in.
-func readFrame(r *bufio.Reader, limit int, admit func(int) error) ([]byte, error) {
+// readFrame reads one length-prefixed frame into what admit gives for its size,
+// or into a slice of its own.
+func readFrame(r *bufio.Reader, limit int, admit func(int) ([]byte, error)) ([]byte, error) {
 	var prefix [4]byte
 	if _, err := io.ReadFull(r, prefix[:]); err != nil {
 		return nil, err
@@ -27,12 +27,16 @@ func readFrame(r *bufio.Reader, limit int, admit func(int) error) ([]byte, error
 	case n > int64(limit):
 		return nil, fmt.Errorf("%w: frame of %d bytes is above the limit of %d", ErrFrame, n, limit)
 	}
+	var frame []byte
 	if admit != nil {
-		if err := admit(int(n)); err != nil {
+		var err error
+		if frame, err = admit(int(n)); err != nil {
 			return nil, err
 		}
 	}
-	frame := make([]byte, n)
+	if int64(len(frame)) != n {
+		frame = make([]byte, n)
+	}
 	_, err := io.ReadFull(r, frame)
 	if err == io.EOF {
 		err = io.ErrUnexpectedEOF

@@ -171,6 +171,48 @@ func TestRealBrokerWithSASL(t *testing.T) {
 	require.ErrorContains(t, err, "check whether it wants sasl")
 }
 
+// A real broker serves TLS, and refuses who shows no certificate if it asks for one.
+func TestTLSOfARealBroker(t *testing.T) {
+	if !kafkatest.Real() {
+		t.Skip("needs Apache Kafka: set STARFERRY_KAFKA")
+	}
+	_, cert, key := identity(t)
+	certPEM, err := os.ReadFile(cert)
+	require.NoError(t, err)
+	keyPEM, err := os.ReadFile(key)
+	require.NoError(t, err)
+	store := filepath.Join(t.TempDir(), "store.pem")
+	require.NoError(t, os.WriteFile(store, append(keyPEM, certPEM...), 0o600))
+	b := kafkatest.RealBroker(t, map[string]string{
+		"listeners":                      "SSL://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}",
+		"advertised.listeners":           "SSL://127.0.0.1:{port}",
+		"listener.security.protocol.map": "SSL:SSL,CONTROLLER:PLAINTEXT",
+		"inter.broker.listener.name":     "SSL",
+		"ssl.keystore.type":              "PEM",
+		"ssl.keystore.location":          store,
+		"ssl.truststore.type":            "PEM",
+		"ssl.truststore.location":        cert,
+		"ssl.client.auth":                "required",
+	})
+	conf := starferry.Cluster{Name: "old", Brokers: []string{b.Addr}, TLS: &starferry.TLS{CAFile: cert, CertFile: cert, KeyFile: key}}
+	c := kafkatest.Open(t, conf)
+	require.Eventually(t, func() bool {
+		m, err := c.Metadata(t.Context())
+		return err == nil && len(m.Brokers) > 0
+	}, 30*time.Second, 50*time.Millisecond)
+	topic := kafkatest.Topic(t, conf, 1, nil)
+	kafkatest.Produce(t, conf, topic, 0, kafkatest.Values("v", 500)...)
+	require.Len(t, kafkatest.Records(t, conf, topic, 0), 500)
+
+	_, stranger, _ := identity(t)
+	conf.TLS = &starferry.TLS{CAFile: stranger}
+	_, err = kafkatest.Open(t, conf).Metadata(t.Context())
+	require.ErrorContains(t, err, "certificate")
+	conf.TLS = &starferry.TLS{CAFile: cert}
+	_, err = kafkatest.Open(t, conf).Metadata(t.Context())
+	require.ErrorIs(t, err, wire.ErrNotSent, "without a certificate of its own")
+}
+
 func TestWrongSettingsAreToldWhenOpening(t *testing.T) {
 	for want, conf := range map[string]starferry.Cluster{
 		"no brokers":           {},
