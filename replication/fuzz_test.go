@@ -192,11 +192,20 @@ func FuzzRequests(f *testing.F) {
 		require.NoError(f, err)
 		f.Add(byte(i), b)
 	}
+	for _, away := range []bool{false, true} {
+		b, err := json.Marshal(crossRequest{Link: "l", Away: away, Ask: map[starferry.TopicPartition]crossingQuestion{{Topic: "orders"}: {
+			Place: starferry.Place{Next: 3, Handled: []starferry.Range{{From: 5, To: 9}, {From: 20, To: 21}}}, Listed: true,
+			Within: starferry.Range{From: 2, To: 40}, Passed: 1,
+		}}})
+		require.NoError(f, err)
+		f.Add(byte(4), b)
+	}
+	f.Add(byte(4), []byte(`{"link":"l","away":true,"ask":{"orders/0":{"place":{"next":-9},"listed":true,"within":{"from":-9223372036854775808,"to":9223372036854775807},"passed":-1}}}`))
 	f.Add(byte(1), []byte(`{"link":"l","direction":"back","wait_ms":9223372036854775807,"cut":{"orders/0":{"next":-9223372036854775808,"handled":[{"from":0,"to":9223372036854775807}]}}}`))
 	f.Fuzz(func(t *testing.T, what byte, data []byte) {
 		ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 		defer cancel()
-		ask := []func(context.Context, []byte) any{s.answerStatus, s.answerTranslate, s.answerLag, s.answerVerify}[what%4]
+		ask := []func(context.Context, []byte) any{s.answerStatus, s.answerTranslate, s.answerLag, s.answerVerify, s.answerCross}[what%5]
 		b, err := json.Marshal(ask(ctx, data))
 		require.NoError(t, err)
 		require.NotEmpty(t, b)
