@@ -250,7 +250,11 @@ func TestWrongMapsAreFound(t *testing.T) {
 // A record that the link itself wrote, and that no source record stands for.
 func TestACopyThatTheMapDoesNotKnowIsFound(t *testing.T) {
 	s := newSides(t).both(numbered(0, 3))
-	p, err := s.tgt.InitProducer(t.Context(), "", time.Minute, wire.Producer{ID: -1, Epoch: -1})
+	var p wire.Producer
+	err := again(t.Context(), func() (err error) { // a broker just started is loading still
+		p, err = s.tgt.InitProducer(t.Context(), kafkatest.TxID(t), time.Minute, wire.Producer{ID: -1, Epoch: -1})
+		return err
+	})
 	require.NoError(t, err)
 	_, err = kafkatest.ProduceBatch(s.tgt, s.to, "", kafkatest.Batch(numbered(2, 1), p, 0, false))
 	require.NoError(t, err)
