@@ -1,7 +1,6 @@
 package replication
 
 import (
-	"fmt"
 	"slices"
 	"testing"
 
@@ -27,7 +26,6 @@ type coast struct {
 	far  *coast
 	read starferry.Offset // by the link from here
 	owed []func()         // what the map is not told yet
-	next starferry.Offset // as the map will stand when it is
 }
 
 // sound is two coasts with links both ways, and a group that lives on one.
@@ -340,7 +338,7 @@ func TestCutsAcrossBothDirections(t *testing.T) {
 		}
 	})
 	require.Greater(t, crossed, 50, "void: hardly anything moved")
-	t.Log(fmt.Sprintf("%d moves, %d refused", crossed, refused))
+	t.Logf("%d moves, %d refused", crossed, refused)
 }
 
 // What would take more ranges than fit anywhere is refused in words, not cut

@@ -37,6 +37,7 @@ func TestEveryProduceErrorIsSurvived(t *testing.T) {
 		"out of order":   kerr.OutOfOrderSequenceNumber,
 		"old epoch":      kerr.InvalidProducerEpoch,
 		"unknown id":     kerr.UnknownProducerID,
+		"in transaction": kerr.InvalidTxnState, // a fence is under way
 		"corrupt":        kerr.CorruptMessage,
 		"something else": kerr.UnknownServerError,
 		"storage":        kerr.KafkaStorageError,

@@ -245,7 +245,8 @@ func (c *copier) doubt(p parcel, at starferry.Offset, err error) {
 	stop := false
 	switch {
 	case errors.Is(err, kafka.InvalidProducerEpoch), errors.Is(err, kafka.ProducerFenced), errors.Is(err, kafka.Unknown),
-		errors.Is(err, kafka.OutOfOrderSequenceNumber), errors.Is(err, kafka.DuplicateSequenceNumber), errors.Is(err, kafka.UnknownProducerId):
+		errors.Is(err, kafka.OutOfOrderSequenceNumber), errors.Is(err, kafka.DuplicateSequenceNumber), errors.Is(err, kafka.UnknownProducerId),
+		errors.Is(err, kafka.InvalidTransactionState): // a fence of the bucket's is under way
 	default:
 		stop = l.refused.again(at) >= maxRefusals
 	}
