@@ -102,10 +102,10 @@ proof: kafka ## RECORDS records of all kinds made by Java are copied, read back 
 
 .PHONY: chaos-short
 chaos-short: chaos-build ## faults during switches and around the copy, and planted bugs that must be found; at most 5 minutes
-	bin/chaos -trials 10 -budget 2m $(CHAOSFLAGS)
-	bin/chaos -trials 4 -plant -budget 40s
-	bin/chaos copy -variant quick -for 35s -trial 10s
-	bin/chaos copy -plants -for 60s -trial 6s
+	bin/chaos -trials 20 -budget 3m20s $(CHAOSFLAGS)
+	bin/chaos -trials 4 -plant -budget 30s
+	bin/chaos copy -variant quick -for 25s -trial 10s
+	bin/chaos copy -plants -for 45s -trial 6s
 
 .PHONY: chaos
 chaos: chaos-build ## the same for longer (TRIALS=200 switches, COPYFOR=30m of copying); with real brokers: CHAOSFLAGS='-kafka 4.3.1'
