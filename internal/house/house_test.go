@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -243,6 +244,20 @@ func (h *house) phases(g starferry.Group) <-chan control.Phase {
 	}()
 	h.t.Cleanup(func() { cancel(); <-done })
 	return seen
+}
+
+// heard waits until the group's instances, n of them, have seen the newest
+// order.
+func (h *house) heard(g starferry.Group, n int) {
+	h.t.Helper()
+	store, err := desired.Open(h.t.Context(), h.connect(), desired.Options{})
+	require.NoError(h.t, err)
+	_, revision, err := store.Placement(h.t.Context(), g)
+	require.NoError(h.t, err)
+	require.Eventually(h.t, func() bool {
+		leases, err := store.Leases(h.t.Context(), g)
+		return err == nil && len(leases) == n && !slices.ContainsFunc(leases, func(l control.Lease) bool { return l.Revision < revision })
+	}, patience, time.Millisecond, "the order never came to all instances")
 }
 
 // await waits until the switch of a run has come to a phase.
