@@ -26,7 +26,7 @@ func TestALimitHoldsFromTheStart(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := newLimits(1<<20, 0)
 		require.InEpsilon(t, 1<<20, l.read(t, 4<<20, 1000, time.Second), 0.2)
-		time.Sleep(time.Minute) // a silence saves nothing up
+		require.NoError(t, wait(t.Context(), time.Minute)) // of the test's own clock: a silence saves nothing up
 		require.InEpsilon(t, 10<<20, l.read(t, 4<<20, 1000, 10*time.Second), 0.03)
 	})
 }

@@ -124,30 +124,33 @@ func TestClassifyStartsInsideABatch(t *testing.T) {
 	require.Equal(t, starferry.Offset(13), es[0].next())
 }
 
+// round is the n-th of several rounds of ten records: those of most keys come
+// again in the next round, each every-th has a key of its own.
+func round(n, every int) []kafka.Message {
+	records := numbered(100*n, 10)
+	for i := range records {
+		if i%every != 0 {
+			records[i].Key = []byte{byte('a' + i)}
+		}
+	}
+	return records
+}
+
 // A source that is cleaned between the copy and the rebuilding of its map: the
 // contents say which records were copied, and the rest is copied once.
 func TestASourceCleanedMeanwhileIsNotMiscounted(t *testing.T) {
 	w, src, _ := faulty(t)
 	topic := w.topic(1, map[string]string{"cleanup.policy": "compact", "retention.ms": "-1"})
 	tp := starferry.TopicPartition{Topic: topic}
-	round := func(n int) []kafka.Message {
-		records := numbered(100*n, 10)
-		for i := range records {
-			if i%3 != 0 {
-				records[i].Key = []byte{byte('a' + i)} // newer in the next round
-			}
-		}
-		return records
-	}
-	w.put(topic, 0, round(0)...)
-	w.put(topic, 0, round(1)...)
+	w.put(topic, 0, round(0, 3)...)
+	w.put(topic, 0, round(1, 3)...)
 	s := w.shard("s", t.TempDir())
 	w.link(topic)
 	w.caughtUp()
 	copied := kafkatest.Records(t, w.tgt, topic, 0)
 	require.Len(t, copied, 20)
 	require.NoError(t, s.Close())
-	w.put(topic, 0, round(2)...)
+	w.put(topic, 0, round(2, 3)...)
 	src.Compact()
 	source := kafkatest.Records(t, w.src, topic, 0)
 	require.Less(t, len(source), 30, "nothing was compacted: the test is void")
@@ -155,7 +158,7 @@ func TestASourceCleanedMeanwhileIsNotMiscounted(t *testing.T) {
 	w.link(topic)
 	w.caughtUp()
 	target := kafkatest.Records(t, w.tgt, topic, 0)
-	require.Equal(t, append(values(copied), values(round(2))...), values(target))
+	require.Equal(t, append(values(copied), values(round(2, 3))...), values(target))
 	places := map[string]starferry.Offset{}
 	for _, m := range target {
 		places[string(m.Value)] = starferry.Offset(m.Offset)

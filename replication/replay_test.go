@@ -3,7 +3,6 @@ package replication
 import (
 	"testing"
 
-	"github.com/segmentio/kafka-go"
 	"github.com/stretchr/testify/require"
 
 	"github.com/starferry/starferry"
@@ -18,17 +17,8 @@ func TestWhatWasCopiedAndThenCleanedIsNoHole(t *testing.T) {
 	w, src, _ := faulty(t)
 	topic := w.topic(1, map[string]string{"cleanup.policy": "compact", "retention.ms": "-1"})
 	tp := starferry.TopicPartition{Topic: topic}
-	round := func(n int) []kafka.Message {
-		records := numbered(100*n, 10)
-		for i := range records {
-			if i%4 != 0 {
-				records[i].Key = []byte{byte('a' + i)} // newer in the next round
-			}
-		}
-		return records
-	}
 	for n := range 3 {
-		w.put(topic, 0, round(n)...)
+		w.put(topic, 0, round(n, 4)...)
 	}
 	s := w.shard("s", t.TempDir())
 	w.link(topic)
@@ -36,8 +26,8 @@ func TestWhatWasCopiedAndThenCleanedIsNoHole(t *testing.T) {
 	copied := kafkatest.Records(t, w.tgt, topic, 0)
 	require.Len(t, copied, 30)
 	require.NoError(t, s.Close())
-	w.put(topic, 0, round(3)...)
-	w.put(topic, 0, round(4)...) // the cleaner leaves the last batch alone
+	w.put(topic, 0, round(3, 4)...)
+	w.put(topic, 0, round(4, 4)...) // the cleaner leaves the last batch alone
 	src.Compact()
 	require.Less(t, len(kafkatest.Records(t, w.src, topic, 0)), 30, "nothing was compacted: the test is void")
 	w.shard("other", t.TempDir(), func(c *ShardConfig) { c.Snapshots.Every = -1 })

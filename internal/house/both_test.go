@@ -1,10 +1,8 @@
 package house
 
 import (
+	"sync"
 	"testing"
-	"time"
-
-	"github.com/stretchr/testify/assert"
 
 	"github.com/starferry/starferry"
 	"github.com/starferry/starferry/internal/kafkatest"
@@ -14,34 +12,13 @@ import (
 // the returned function is called. They count as the service's.
 func (s *service) also() (quiet func()) {
 	far := &service{h: s.h, topics: s.topics, partitions: s.partitions, cluster: kafkatest.Open(s.h.t, s.h.new)}
-	stop, done := make(chan struct{}), make(chan struct{})
-	go func() {
-		defer close(done)
-		tick := time.NewTicker(20 * time.Millisecond)
-		defer tick.Stop()
-		for {
-			select {
-			case <-stop:
-				return
-			case <-tick.C:
-				if !assert.NoError(s.h.t, far.produce("far")) {
-					return
-				}
-			}
-		}
-	}()
-	ended := false
-	quiet = func() {
-		if ended {
-			return
-		}
-		ended = true
-		close(stop)
-		<-done
+	stop := far.every20ms("far")
+	quiet = sync.OnceFunc(func() {
+		stop()
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		s.wrote += far.wrote
-	}
+	})
 	s.h.t.Cleanup(quiet)
 	return quiet
 }

@@ -154,24 +154,30 @@ func (s *service) hold() (release func()) {
 
 // traffic writes a record to every partition every 20 ms until quiet.
 func (s *service) traffic() {
-	stop, done := make(chan struct{}), make(chan struct{})
-	s.quit = sync.OnceFunc(func() { close(stop); <-done })
+	s.quit = s.every20ms("")
 	s.h.t.Cleanup(s.quit)
+}
+
+// every20ms writes a record to every partition that often, until stop, which may
+// be called again.
+func (s *service) every20ms(padding string) (stop func()) {
+	over, done := make(chan struct{}), make(chan struct{})
 	go func() {
 		defer close(done)
 		tick := time.NewTicker(20 * time.Millisecond)
 		defer tick.Stop()
 		for {
 			select {
-			case <-stop:
+			case <-over:
 				return
 			case <-tick.C:
-				if !assert.NoError(s.h.t, s.produce("")) {
+				if !assert.NoError(s.h.t, s.produce(padding)) {
 					return
 				}
 			}
 		}
 	}()
+	return sync.OnceFunc(func() { close(over); <-done })
 }
 
 // produce writes one record to every partition.
