@@ -149,6 +149,32 @@ func TestALostMapIsRebuilt(t *testing.T) {
 	require.Equal(t, before, w.segments(dir))
 }
 
+// What was aborted is told from what was not in a lane of any length: its
+// rebuilding reads the source in answers as large as a request may have.
+func TestALongLanesMapIsRebuilt(t *testing.T) {
+	w := newWorld(t)
+	topic := w.topic(1, nil)
+	const size = 400_000
+	for n := range 16 { // more than one answer of the source holds
+		ms := numbered(2*n, 2)
+		for i := range ms {
+			ms[i].Value = append(make([]byte, size/2), ms[i].Value...)
+		}
+		kafkatest.ProduceTxn(t, w.src, topic, 0, n%3 != 1, ms...)
+	}
+	dir := t.TempDir()
+	s := w.shard("s", dir)
+	w.link(topic)
+	w.caughtUp()
+	require.NoError(t, s.Close())
+	before := w.segments(dir)
+	require.NoError(t, os.RemoveAll(dir))
+	s = w.shard("s", dir)
+	w.caughtUp()
+	require.NoError(t, s.Close())
+	require.Equal(t, before, w.segments(dir))
+}
+
 // "... and of NATS": with all of JetStream's buckets deleted under traffic the
 // link is asked for again and goes on where it was.
 func TestNATSMayBeEmptied(t *testing.T) {

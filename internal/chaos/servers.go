@@ -12,6 +12,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kfake"
 
 	"github.com/starferry/starferry/internal/estate"
+	"github.com/starferry/starferry/internal/kafkatest"
 )
 
 // fakeBrokers is how many brokers each in-process Kafka has.
@@ -30,6 +31,7 @@ func RunKafkas(ctx context.Context, out io.Writer, clean time.Duration) error {
 			return fmt.Errorf("serve Kafka: %w", err)
 		}
 		defer c.Close()
+		kafkatest.TellAborted(c)
 		if _, err := fmt.Fprintln(out, c.ListenAddrs()[0]); err != nil {
 			return fmt.Errorf("serve Kafka: %w", err)
 		}

@@ -8,7 +8,9 @@ import (
 
 	"github.com/segmentio/kafka-go"
 	"github.com/stretchr/testify/require"
+	"github.com/twmb/franz-go/pkg/kmsg"
 
+	"github.com/starferry/starferry"
 	"github.com/starferry/starferry/internal/kafkatest"
 )
 
@@ -49,4 +51,30 @@ func TestMissingJarsAreTold(t *testing.T) {
 	require.ErrorContains(t, err, "kafkaup fetch 4.3.1")
 	_, err = kafkatest.StartBroker(t.Context(), kafkatest.BrokerOptions{Version: "../4"})
 	require.ErrorContains(t, err, "want one such as 4.3.1")
+}
+
+// An answer that the request's bytes end, in the middle of a partition, tells
+// what was aborted all the same.
+func TestCutAnswersTellWhatWasAborted(t *testing.T) {
+	source := kafkatest.One(t)
+	topic := kafkatest.Topic(t, source, 1, nil)
+	for range 3 {
+		kafkatest.ProduceTxn(t, source, topic, 0, false, kafka.Message{Value: make([]byte, 4000)})
+	}
+	w := kafkatest.Open(t, source)
+	leader, _, err := w.Leader(t.Context(), starferry.TopicPartition{Topic: topic})
+	require.NoError(t, err)
+	req := kmsg.NewPtrFetchRequest()
+	req.MaxWaitMillis, req.MinBytes, req.MaxBytes, req.SessionEpoch, req.IsolationLevel = 1000, 1, 6000, -1, 1
+	p := kmsg.NewFetchRequestTopicPartition()
+	p.PartitionMaxBytes = 6000
+	of := kmsg.NewFetchRequestTopic()
+	of.Topic, of.Partitions = string(topic), append(of.Partitions, p)
+	req.Topics = append(req.Topics, of)
+	resp, err := w.DoOn(t.Context(), leader, req)
+	require.NoError(t, err)
+	got := resp.(*kmsg.FetchResponse).Topics[0].Partitions[0]
+	require.Less(t, len(got.RecordBatches), 12000, "the answer was to be cut")
+	require.NotEmpty(t, got.AbortedTransactions)
+	require.Zero(t, got.AbortedTransactions[0].FirstOffset)
 }

@@ -175,6 +175,7 @@ func Fake(t testing.TB, name starferry.ClusterName, opts ...kfake.Opt) (*kfake.C
 	all := append([]kfake.Opt{kfake.NumBrokers(2), kfake.GroupMinSessionTimeout(100 * time.Millisecond)}, opts...)
 	f, err := kfake.NewCluster(all...)
 	require.NoError(t, err, "start kfake")
+	TellAborted(f)
 	t.Cleanup(f.Close)
 	return f, named(name, f.ListenAddrs()...)
 }
