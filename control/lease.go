@@ -26,6 +26,8 @@ type Lease struct {
 	Revision         uint64            `json:"revision"`
 	SettingsRevision uint64            `json:"settings_revision"`
 	Topics           []starferry.Topic `json:"topics"` // what it subscribes to
+	// Labels are the service's own, such as dc and sla: waves go by them.
+	Labels map[string]string `json:"labels,omitempty"`
 
 	Memberships []Membership     `json:"memberships"`
 	Partitions  []PartitionState `json:"partitions,omitempty"`

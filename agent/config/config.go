@@ -23,6 +23,7 @@ import (
 	"github.com/goccy/go-yaml"
 
 	"github.com/starferry/starferry"
+	"github.com/starferry/starferry/control"
 )
 
 // EnvFile is the environment variable that points at the configuration file.
@@ -44,6 +45,8 @@ type Config struct {
 	NATS     NATS
 	DataDir  string
 	Shards   Shards
+	// Homes are the rules and labels of the file.
+	Homes control.Homes
 }
 
 // NATS says how to reach NATS. With an empty URL the agent runs a server of its
@@ -110,6 +113,15 @@ func (c *Config) Cluster(name starferry.ClusterName) (starferry.Cluster, error) 
 	}
 	return starferry.Cluster{}, fmt.Errorf("find cluster %q: %s has %s%s; add it below clusters: or use one of these",
 		name, c.where(), list(c.Names()), Suggest(string(name), texts(c.Names())))
+}
+
+// All returns all clusters in order of their names, as consumer.Config wants them.
+func (c *Config) All() []starferry.Cluster {
+	var out []starferry.Cluster
+	for _, n := range c.Names() {
+		out = append(out, c.Clusters[n])
+	}
+	return out
 }
 
 func (c *Config) where() string {

@@ -56,7 +56,7 @@ func TestTheExampleIsValid(t *testing.T) {
 
 func TestBadInput(t *testing.T) {
 	for _, tc := range []struct{ name, text, want string }{
-		{"unknown key", "clutsers: {}\n", `f.yaml:1: clutsers: unknown key (did you mean "clusters"?); known here: clusters, nats, data_dir, shards`},
+		{"unknown key", "clutsers: {}\n", `f.yaml:1: clutsers: unknown key (did you mean "clusters"?); known here: clusters, nats, data_dir, shards, homes, labels`},
 		{"unknown key below a cluster", "clusters:\n  old:\n    broker: [a]\n", `f.yaml:3: clusters.old.broker: unknown key (did you mean "brokers"?); known here: brokers, tls, sasl, labels`},
 		{"a password in the file", "clusters:\n  old:\n    brokers: [\"a:1\"]\n    sasl:\n      password: " + canary + "\n",
 			`f.yaml:5: clusters.old.sasl.password: unknown key: passwords do not stand in this file; use password_file or password_env`},
@@ -89,7 +89,7 @@ func TestBadInput(t *testing.T) {
 		{"buckets", small + "shards: {buckets: 100000}\n", `f.yaml:3: shards.buckets: 100000 buckets: want 1 to 1024; 64 is a good number`},
 		{"tab", "clusters:\n\told: {}\n", `f.yaml:2: no valid YAML: check indentation (spaces only), colons and quotes`},
 		{"two documents", small + "---\n" + small, "f.yaml:4: a second document: one file holds one configuration; remove the `---` and what follows"},
-		{"two problems at once", "foo: 1\nnats: {urll: x}\n", "f.yaml:1: foo: unknown key; known here: clusters, nats, data_dir, shards\n" +
+		{"two problems at once", "foo: 1\nnats: {urll: x}\n", "f.yaml:1: foo: unknown key; known here: clusters, nats, data_dir, shards, homes, labels\n" +
 			`f.yaml:2: nats.urll: unknown key (did you mean "url"?); known here: url, creds_file, tls, listen`},
 		{"anchor", "clusters: &x\n  old: {brokers: [\"a:1\"]}\n", `f.yaml:1: clusters: anchors, aliases and tags are not understood here: write the value out`},
 	} {

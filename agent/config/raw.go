@@ -6,6 +6,21 @@ type rawConfig struct {
 	NATS     rawNATS               `yaml:"nats"`
 	DataDir  string                `yaml:"data_dir"`
 	Shards   rawShards             `yaml:"shards"`
+	Homes    []rawHome             `yaml:"homes"`
+	Labels   []rawLabels           `yaml:"labels"`
+}
+
+type rawHome struct {
+	Groups  []string          `yaml:"groups"`
+	Topics  []string          `yaml:"topics"`
+	Labels  map[string]string `yaml:"labels"`
+	Cluster string            `yaml:"cluster"`
+}
+
+type rawLabels struct {
+	Groups []string          `yaml:"groups"`
+	Topics []string          `yaml:"topics"`
+	Labels map[string]string `yaml:"labels"`
 }
 
 type rawCluster struct {
@@ -74,4 +89,19 @@ shards:
   buckets: 64                       # of each new link
   rate: 0                           # bytes per second of each link; 0: no limit
   snapshots: 5m                     # how often grown offset maps are copied to NATS; off: never
+
+# Where groups and topics live that have never been moved: the first that fits.
+homes:
+  - groups: ["billing", "pay-*"]    # * any text, ? one character
+    cluster: old
+  - labels: {dc: dc2}
+    cluster: new
+  - topics: ["audit.*"]             # their groups too
+    cluster: new
+  - cluster: old                    # for the rest
+# Labels by name, beside those that services give themselves; waves go by them.
+labels:
+  - groups: ["pay-*"]
+    topics: ["pay-*"]
+    labels: {dc: dc1, sla: gold}
 `

@@ -71,6 +71,7 @@ func (r *resolver) config(file string, raw *rawConfig) *Config {
 	if c.Shards.Rate < 0 {
 		r.fail("shards.rate", "a negative rate: give bytes per second, or 0 for no limit")
 	}
+	c.Homes = r.homes(raw, c.Names())
 	return c
 }
 

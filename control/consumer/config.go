@@ -13,6 +13,7 @@ import (
 	"github.com/nats-io/nats.go"
 
 	"github.com/starferry/starferry"
+	"github.com/starferry/starferry/control"
 )
 
 // Start says where a partition begins that has no commit anywhere.
@@ -33,8 +34,10 @@ type Config struct {
 	// Clusters are all clusters the group may ever live on.
 	Clusters []starferry.Cluster
 	// Home is where the group lives as long as no commit says anything else.
-	// It may be empty if there is one cluster.
+	// Left empty, Homes say it; it is not needed if there is one cluster.
 	Home starferry.ClusterName
+	// Homes are the estate's rules, so that services name no clusters.
+	Homes control.Homes
 	// NATS connects the instance with the agent; nil works without. Its loss
 	// stops nothing. The connection stays the caller's.
 	NATS *nats.Conn
@@ -153,12 +156,16 @@ func (c Config) checked() (Config, error) {
 		}
 		seen[cl.Name] = true
 	}
-	if c.Home == "" && len(c.Clusters) == 1 {
-		c.Home = c.Clusters[0].Name
+	home, err := c.home()
+	switch {
+	case err != nil:
+		bad("find home: %w", err)
+	case home == "" && len(c.Clusters) > 0:
+		bad("no home: neither homes nor home say where the group lives; set home to one of the clusters, or give rules")
+	case len(c.Clusters) > 0 && !seen[home]:
+		bad("home %q is none of the clusters: set it to one of them", home)
 	}
-	if len(c.Clusters) > 0 && !seen[c.Home] {
-		bad("home %q is none of the clusters: set it to one of them", c.Home)
-	}
+	c.Home = home
 	if !slices.Contains([]Start{Refuse, Earliest, Latest}, c.Start) {
 		bad("start %q is unknown: use earliest, latest, or leave it empty to refuse", c.Start)
 	}
@@ -175,6 +182,18 @@ func (c Config) checked() (Config, error) {
 		bad("heartbeat interval %s is more than half the session timeout %s: lower it", c.HeartbeatInterval, c.SessionTimeout)
 	}
 	return c, errors.Join(errs...)
+}
+
+// home is where the group lives as far as the configuration says.
+func (c Config) home() (starferry.ClusterName, error) {
+	if c.Home != "" {
+		return c.Home, nil
+	}
+	home, _, err := c.Homes.OfGroup(c.Group, c.Topics, c.Labels)
+	if home == "" && len(c.Clusters) == 1 {
+		home = c.Clusters[0].Name
+	}
+	return home, err
 }
 
 func (c *Config) defaults() {

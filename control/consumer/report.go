@@ -224,7 +224,7 @@ func (c *Consumer) publish() {
 func (c *Consumer) compose() control.Lease {
 	l := c.machine.Lease()
 	l.Library, l.Host, l.PID, l.At = library, c.host, os.Getpid(), time.Now().UnixMilli()
-	l.Topics = c.cfg.Topics
+	l.Topics, l.Labels = c.cfg.Topics, c.cfg.Labels
 	l.SettingsRevision = c.settings.Load().revision
 	if l.Refusal == "" {
 		l.Refusal = c.refused
