@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"regexp"
 	"slices"
 	"time"
 
@@ -45,6 +46,12 @@ type Config struct {
 	// random name.
 	Instance starferry.InstanceID
 	Labels   map[string]string
+	// Static makes Instance the group.instance.id of a static member (KIP-345):
+	// a process that ends and comes back within SessionTimeout gets its
+	// partitions without a rebalance; nobody else gets them meanwhile. The name
+	// must be one process's own: of two with one name the first is fenced, hands
+	// out nothing more and says so in its log and Health.
+	Static bool
 	// Start says where partitions without a commit begin.
 	Start Start
 
@@ -78,7 +85,8 @@ type Config struct {
 	// Failure says what becomes of a record whose handler keeps failing.
 	Failure Failure
 	// StayOnClose keeps the membership when the consumer closes, until its
-	// session times out: for restarts that are faster than that.
+	// session times out: for restarts that are faster than that. A static member
+	// always stays.
 	StayOnClose bool
 
 	// Logger is told what happens; nil discards.
@@ -132,6 +140,9 @@ func (r Record) TopicPartition() starferry.TopicPartition {
 	return starferry.TopicPartition{Topic: r.Topic, Partition: r.Partition}
 }
 
+// groupInstance is what a broker takes as group.instance.id.
+var groupInstance = regexp.MustCompile(`^[a-zA-Z0-9._-]{1,249}$`)
+
 func (c Config) checked() (Config, error) {
 	var errs []error
 	bad := func(format string, a ...any) { errs = append(errs, fmt.Errorf(format, a...)) }
@@ -175,6 +186,9 @@ func (c Config) checked() (Config, error) {
 	}
 	if c.BatchMax < 0 {
 		bad("at most %d records in a batch: want 1 or more, or 0 for 500", c.BatchMax)
+	}
+	if c.Static && !groupInstance.MatchString(string(c.Instance)) {
+		bad("static membership of instance %q: set Instance to a name that this process keeps when it restarts, of 1 to 249 letters, digits, '.', '_' and '-'", c.Instance)
 	}
 	c.Topics = slices.Concat(c.Topics, c.Failure.topics())
 	c.defaults()

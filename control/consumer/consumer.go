@@ -60,6 +60,7 @@ type Consumer struct {
 	repeats  []control.Repeat
 	told     int64 // records handled as the last lease tells
 	refused  string
+	oust     string // why it does nothing any more; "" while it does
 	reporter *reporter
 }
 
@@ -310,7 +311,9 @@ func (c *Consumer) finish() {
 		select {
 		case <-c.finished:
 		default:
-			c.reporter.retire(c.ctx)
+			if c.oust == "" {
+				c.reporter.retire(c.ctx)
+			}
 			close(c.finished)
 		}
 	}
@@ -381,7 +384,7 @@ func (c *Consumer) commit(e switchover.Commit) {
 	again := c.tries[e.ID]
 	c.tries[e.ID]++
 	w := c.wires[e.Cluster]
-	req := wire.Commit{Group: c.cfg.Group, Member: e.Member, Generation: e.Generation, Offsets: map[starferry.TopicPartition]wire.Committed{}}
+	req := wire.Commit{Group: c.cfg.Group, Member: e.Member, Instance: c.cfg.name(), Generation: e.Generation, Offsets: map[starferry.TopicPartition]wire.Committed{}}
 	for tp, p := range e.Cut {
 		mark := e.Mark
 		mark.Handled = p.Handled

@@ -41,7 +41,8 @@ type membership struct {
 	partitions map[starferry.Topic]int
 	looked     time.Time
 
-	good atomic.Int64 // sinceBoot when the last answered heartbeat was sent
+	good   atomic.Int64 // sinceBoot when the last answered heartbeat was sent
+	ousted atomic.Bool  // another process has taken the place; never to be taken back
 }
 
 func newMembership(c *Consumer, wc *wire.Cluster) *membership {
@@ -108,14 +109,14 @@ func (m *membership) run(ctx context.Context) {
 
 // joinUntil joins and syncs until it has an assignment or is told to stop.
 func (m *membership) joinUntil(ctx context.Context) {
-	for wait := 50 * time.Millisecond; ctx.Err() == nil; wait = min(2*wait, 2*time.Second) {
+	for wait := 50 * time.Millisecond; ctx.Err() == nil && !m.ousted.Load(); wait = min(2*wait, 2*time.Second) {
 		a, err := m.joinOnce(ctx)
 		if err == nil {
 			m.signalled = false
 			m.c.post(func() { m.c.step(*a) })
 			return
 		}
-		if ctx.Err() != nil {
+		if ctx.Err() != nil || m.ousted.Load() {
 			return
 		}
 		var code kafka.Error
@@ -144,7 +145,7 @@ func (m *membership) joinOnce(ctx context.Context) (*switchover.Assigned, error)
 	}
 	sync := kmsg.NewPtrSyncGroupRequest()
 	sync.Group, sync.Generation, sync.MemberID = string(m.c.cfg.Group), m.gen, m.id
-	sync.ProtocolType, sync.Protocol = kmsg.StringPtr("consumer"), &protocol
+	sync.ProtocolType, sync.Protocol, sync.InstanceID = kmsg.StringPtr("consumer"), &protocol, m.c.cfg.static()
 	if m.leader {
 		plan, topics, err := subscriptions(resp.Members)
 		if err != nil {
@@ -155,7 +156,9 @@ func (m *membership) joinOnce(ctx context.Context) (*switchover.Assigned, error)
 			return nil, err
 		}
 		m.partitions, m.looked = counts, time.Now()
-		sync.GroupAssignment = assign(protocol, plan, counts)
+		if !resp.SkipAssignment { // a static leader that is back (KIP-814): who has what stays
+			sync.GroupAssignment = assign(protocol, plan, counts)
+		}
 	}
 	sent := sinceBoot()
 	r, err := m.wc.DoGroup(ctx, m.c.cfg.Group, sync)
@@ -186,7 +189,7 @@ func (m *membership) askJoin(ctx context.Context) (*kmsg.JoinGroupResponse, erro
 	nonce := m.nonce
 	m.mu.Unlock()
 	req := kmsg.NewPtrJoinGroupRequest()
-	req.Group, req.MemberID, req.ProtocolType = string(m.c.cfg.Group), m.id, "consumer"
+	req.Group, req.MemberID, req.ProtocolType, req.InstanceID = string(m.c.cfg.Group), m.id, "consumer", m.c.cfg.static()
 	req.SessionTimeoutMillis = int32(m.c.cfg.SessionTimeout.Milliseconds())
 	req.RebalanceTimeoutMillis = int32(m.c.cfg.RebalanceTimeout.Milliseconds())
 	meta := kmsg.NewConsumerMemberMetadata()
@@ -194,7 +197,11 @@ func (m *membership) askJoin(ctx context.Context) (*kmsg.JoinGroupResponse, erro
 		meta.Topics = append(meta.Topics, string(t))
 	}
 	slices.Sort(meta.Topics)
-	meta.UserData = fmt.Appendf(nil, "starferry boot=%s n=%d", m.c.boot, nonce)
+	if m.c.cfg.Static { // says nothing of the process: it must find its place unchanged
+		meta.UserData = fmt.Appendf(nil, "starferry n=%d", nonce)
+	} else {
+		meta.UserData = fmt.Appendf(nil, "starferry boot=%s n=%d", m.c.boot, nonce)
+	}
 	text := meta.AppendTo(nil)
 	for _, name := range []string{rangeAssignor, roundRobinAssignor} {
 		p := kmsg.NewJoinGroupRequestProtocol()
@@ -223,8 +230,13 @@ func (m *membership) fenced(code int16) error {
 	switch kafka.Error(code) {
 	case 0:
 		return nil
-	case kafka.UnknownMemberId, kafka.FencedInstanceID:
+	case kafka.UnknownMemberId:
 		m.id, m.gen = "", -1
+	case kafka.FencedInstanceID:
+		m.id, m.gen = "", -1
+		if !m.ousted.Swap(true) {
+			m.c.post(func() { m.c.ousted(m.name) })
+		}
 	case kafka.IllegalGeneration:
 		m.gen = -1
 	}
@@ -238,7 +250,7 @@ func (m *membership) heartbeat(ctx context.Context) {
 	hctx, cancel := context.WithTimeout(ctx, max(m.c.cfg.HeartbeatInterval, m.c.cfg.SessionTimeout/3))
 	defer cancel()
 	req := kmsg.NewPtrHeartbeatRequest()
-	req.Group, req.Generation, req.MemberID = string(m.c.cfg.Group), m.gen, m.id
+	req.Group, req.Generation, req.MemberID, req.InstanceID = string(m.c.cfg.Group), m.gen, m.id, m.c.cfg.static()
 	sent := sinceBoot()
 	r, err := m.wc.DoGroup(hctx, m.c.cfg.Group, req)
 	if err != nil {
@@ -337,7 +349,7 @@ func (m *membership) depart(ctx context.Context) {
 	id := m.id
 	m.id, m.gen, m.leader, m.signalled = "", -1, false, false
 	defer m.c.post(func() { m.c.departed(m.name) })
-	if id == "" || m.c.cfg.StayOnClose && m.c.closing() {
+	if id == "" || (m.c.cfg.StayOnClose || m.c.cfg.Static) && m.c.closing() {
 		return
 	}
 	lctx, cancel := context.WithTimeout(ctx, 2*time.Second)
@@ -345,7 +357,7 @@ func (m *membership) depart(ctx context.Context) {
 	req := kmsg.NewPtrLeaveGroupRequest()
 	req.Group = string(m.c.cfg.Group)
 	who := kmsg.NewLeaveGroupRequestMember()
-	who.MemberID = id
+	who.MemberID, who.InstanceID = id, m.c.cfg.static()
 	who.Reason = kmsg.StringPtr("starferry instance leaves")
 	req.Members = append(req.Members, who)
 	if _, err := m.wc.DoGroup(lctx, m.c.cfg.Group, req); err != nil && ctx.Err() == nil {

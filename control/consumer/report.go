@@ -214,7 +214,7 @@ func (r *reporter) retire(ctx context.Context) {
 
 // publish puts the lease of this moment. It runs on the loop.
 func (c *Consumer) publish() {
-	if c.cfg.NATS == nil || !c.started || c.done {
+	if c.cfg.NATS == nil || !c.started || c.done || c.oust != "" { // the lease is another's
 		return
 	}
 	c.reporter.offer(c.compose())
@@ -226,7 +226,10 @@ func (c *Consumer) compose() control.Lease {
 	l.Library, l.Host, l.PID, l.At = library, c.host, os.Getpid(), time.Now().UnixMilli()
 	l.Topics, l.Labels = c.cfg.Topics, c.cfg.Labels
 	l.SettingsRevision = c.settings.Load().revision
-	if l.Refusal == "" {
+	switch {
+	case c.oust != "":
+		l.Refusal = c.oust
+	case l.Refusal == "":
 		l.Refusal = c.refused
 	}
 	for i := range l.Memberships {

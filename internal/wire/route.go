@@ -200,7 +200,7 @@ func harmless(req kmsg.Request) bool {
 		*kmsg.HeartbeatRequest, *kmsg.SyncGroupRequest, *kmsg.AddPartitionsToTxnRequest:
 		return true
 	case *kmsg.JoinGroupRequest:
-		return r.MemberID != "" // without an id a second member would be made
+		return r.MemberID != "" || r.InstanceID != nil // without either a second member would be made
 	}
 	return false
 }
