@@ -62,7 +62,7 @@ func (c Campaign) Run(ctx context.Context, w *World) (Summary, error) {
 	if s.Verdict.OK() {
 		// The load ends, so that every record ever sent is accounted for.
 		if err := w.load.Close(); err != nil {
-			w.say("%v", err)
+			w.Say("%v", err)
 		}
 		v, err := w.Check(ctx, settleWithin, false)
 		if err != nil {

@@ -11,6 +11,7 @@ import (
 
 	"github.com/starferry/starferry"
 	"github.com/starferry/starferry/internal/chaos/checker"
+	"github.com/starferry/starferry/internal/chaos/ground"
 	"github.com/starferry/starferry/internal/estate"
 )
 
@@ -103,7 +104,7 @@ func (w *World) died(ctx context.Context, boot string, at time.Time) error {
 // flows waits until every lane has handed out a record produced lately.
 func (w *World) flows(ctx context.Context, since time.Time, within time.Duration) error {
 	missing := ""
-	err := until(ctx, within, often, func() (bool, error) {
+	err := ground.Until(ctx, within, ground.Often, func() (bool, error) {
 		if err := w.history.update(); err != nil {
 			return false, err
 		}
@@ -131,7 +132,7 @@ func (w *World) Check(ctx context.Context, within time.Duration, copied bool) (c
 		known[p.ID] = true
 	}
 	// What is still missing at the end is for the checker to say.
-	if err := until(ctx, within, rare, func() (bool, error) { return w.allHandled(known) }); err != nil && !errors.Is(err, context.DeadlineExceeded) {
+	if err := ground.Until(ctx, within, ground.Rare, func() (bool, error) { return w.allHandled(known) }); err != nil && !errors.Is(err, context.DeadlineExceeded) {
 		return checker.Verdict{}, err
 	}
 	e := checker.Evidence{Source: estate.Old, Target: estate.New, Produced: sent, Deaths: w.history.deaths, Copied: copied,

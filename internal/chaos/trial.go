@@ -13,6 +13,7 @@ import (
 	"github.com/starferry/starferry/control"
 	"github.com/starferry/starferry/control/desired"
 	"github.com/starferry/starferry/internal/chaos/checker"
+	"github.com/starferry/starferry/internal/chaos/ground"
 	"github.com/starferry/starferry/internal/estate"
 	"github.com/starferry/starferry/internal/process"
 )
@@ -127,7 +128,7 @@ func (w *World) Trial(ctx context.Context, f Fault) (Result, error) {
 	}
 	hit := phases.reach(ctx, f.At, op)
 	if hit {
-		pause(ctx, f.Delay)
+		ground.Pause(ctx, f.Delay)
 		hit = op.Running()
 	}
 	r.Hit = phases.last()
@@ -141,7 +142,7 @@ func (w *World) Trial(ctx context.Context, f Fault) (Result, error) {
 		}
 		r.Resumed = w.slowest(killed)
 	} else {
-		pause(ctx, comeBack)
+		ground.Pause(ctx, comeBack)
 	}
 	if err := w.StartAll(ctx); err != nil {
 		return r, err
@@ -181,7 +182,7 @@ func (w *World) slowest(since time.Time) time.Duration {
 // that was never moved lives on the old one.
 func (w *World) home(ctx context.Context) (string, error) {
 	home := estate.Old
-	err := until(ctx, settleWithin, often, func() (bool, error) {
+	err := ground.Until(ctx, settleWithin, ground.Often, func() (bool, error) {
 		p, revision, err := w.store.Placement(ctx, w.group)
 		if err != nil || revision == 0 {
 			return errors.Is(err, desired.ErrNotFound) || err == nil, nil
@@ -230,7 +231,7 @@ func (w *World) settle(ctx context.Context, op *process.Process, way string) (ou
 				return fmt.Sprintf("done before attempt %d", attempt), false, nil
 			}
 		}
-		pause(ctx, rare)
+		ground.Pause(ctx, ground.Rare)
 		if err := w.StartAll(ctx); err != nil { // one that has given up
 			return "", false, err
 		}
@@ -256,16 +257,6 @@ const (
 	exitUnmet      = 3
 	exitRolledBack = 4
 )
-
-// pause waits. Faults are about time.
-func pause(ctx context.Context, d time.Duration) {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-ctx.Done():
-	case <-t.C:
-	}
-}
 
 // phaseOrder is the phases of a switch as they follow each other.
 func phaseOrder() []control.Phase {

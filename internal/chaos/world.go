@@ -3,19 +3,17 @@ package chaos
 import (
 	"context"
 	"fmt"
-	"io"
 	"os"
 	"path/filepath"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/nats-io/nats.go"
 
 	"github.com/starferry/starferry"
 	"github.com/starferry/starferry/control/desired"
+	"github.com/starferry/starferry/internal/chaos/ground"
 	"github.com/starferry/starferry/internal/estate"
-	"github.com/starferry/starferry/internal/kafkatest"
 	"github.com/starferry/starferry/internal/process"
 	"github.com/starferry/starferry/internal/wire"
 )
@@ -32,36 +30,31 @@ func serviceRoles() []string { return []string{"orders-1", "orders-2", "orders-3
 
 // Options describe a world.
 type Options struct {
-	Binary string // the program starferry
-	Self   string // this program, for the servers and the service
-	Script string // the migration that is run
-	Dir    string // for data and logs; it exists
-	Kafka  string // version of real brokers; empty: in-process ones
-	Jars   string
+	ground.Options
+	Script string        // the migration that is run
 	Rate   int           // records per second
 	Early  time.Duration // plants a bug in the service, see ServiceOptions
-	Out    io.Writer
 }
 
 // World is everything that runs.
 type World struct {
-	Options
-	group     starferry.Group
-	lanes     []starferry.TopicPartition
-	addresses [2]string // of old and new
-	natsURL   string
+	ground.Ground
+	Script  string
+	Rate    int
+	Early   time.Duration
+	group   starferry.Group
+	lanes   []starferry.TopicPartition
+	natsURL string
 
-	processes *process.Set
-	estate    *estate.Estate
-	roles     map[string]*role
-	load      *Load
-	readers   map[starferry.ClusterName]*Reader
-	history   history
-	conn      *nats.Conn
-	store     *desired.Store
-	commands  int    // started so far
-	lastRun   string // the run that brought the group to the new cluster
-	closers   []func()
+	estate   *estate.Estate
+	roles    map[string]*role
+	load     *Load
+	readers  map[starferry.ClusterName]*Reader
+	history  history
+	conn     *nats.Conn
+	store    *desired.Store
+	commands int    // started so far
+	lastRun  string // the run that brought the group to the new cluster
 }
 
 // role is a process that can be killed and started again.
@@ -84,9 +77,8 @@ func lanes() []starferry.TopicPartition {
 
 // Open starts a world. Close ends it.
 func Open(ctx context.Context, o Options) (*World, error) {
-	w := &World{Options: o, group: "orders", lanes: lanes(), processes: process.NewSet(o.Dir),
+	w := &World{Ground: ground.New(o.Options), Script: o.Script, Rate: o.Rate, Early: o.Early, group: "orders", lanes: lanes(),
 		roles: map[string]*role{}, readers: map[starferry.ClusterName]*Reader{}}
-	w.onClose(w.processes.Close)
 	for _, step := range []func(context.Context) error{w.kafkas, w.topics, w.nats, w.programs, w.services} {
 		if err := step(ctx); err != nil {
 			w.Close()
@@ -96,49 +88,11 @@ func Open(ctx context.Context, o Options) (*World, error) {
 	return w, nil
 }
 
-func (w *World) onClose(f func()) { w.closers = append(w.closers, f) }
-
-// Close ends all processes.
-func (w *World) Close() {
-	for i := len(w.closers) - 1; i >= 0; i-- {
-		w.closers[i]()
-	}
-	w.closers = nil
-}
-
-// kafkas starts the clusters.
-func (w *World) kafkas(ctx context.Context) error {
-	if w.Kafka != "" {
-		for i, name := range []string{estate.Old, estate.New} {
-			b, err := kafkatest.StartBroker(ctx, kafkatest.BrokerOptions{Version: w.Kafka, Jars: w.Jars, Dir: filepath.Join(w.Dir, name)})
-			if err != nil {
-				return err
-			}
-			w.onClose(func() { _ = b.Kill() }) // its data is thrown away anyway
-			w.addresses[i] = b.Addr
-		}
-		return nil
-	}
-	p, err := w.processes.Start(process.Spec{Name: "kafkas", Path: w.Self, Args: []string{"kafkas"}})
-	if err != nil {
-		return err
-	}
-	err = until(ctx, 20*time.Second, often, func() (bool, error) {
-		lines := strings.Fields(p.Tail())
-		if len(lines) >= 2 {
-			copy(w.addresses[:], lines)
-		}
-		return len(lines) >= 2, nil
-	})
-	if err != nil {
-		return fmt.Errorf("the in-process Kafkas did not start: %w: %s", err, p.Tail())
-	}
-	return nil
-}
+func (w *World) kafkas(ctx context.Context) error { return w.StartKafkas(ctx) }
 
 // topics makes the topics on the source, starts the load and opens readers.
 func (w *World) topics(ctx context.Context) error {
-	c, err := wire.Open(starferry.Cluster{Name: estate.Old, Brokers: []string{w.addresses[0]}})
+	c, err := wire.Open(starferry.Cluster{Name: estate.Old, Brokers: []string{w.Addresses[0]}})
 	if err != nil {
 		return err
 	}
@@ -152,20 +106,20 @@ func (w *World) topics(ctx context.Context) error {
 			return err
 		}
 	}
-	if w.load, err = StartLoad(w.addresses[0], w.lanes, w.Rate); err != nil {
+	if w.load, err = StartLoad(w.Addresses[0], w.lanes, w.Rate); err != nil {
 		return err
 	}
-	w.onClose(func() {
+	w.OnClose(func() {
 		if err := w.load.Close(); err != nil {
-			w.say("%v", err)
+			w.Say("%v", err)
 		}
 	})
 	for i, name := range []starferry.ClusterName{estate.Old, estate.New} {
-		r, err := OpenReader(name, w.addresses[i], w.lanes)
+		r, err := OpenReader(name, w.Addresses[i], w.lanes)
 		if err != nil {
 			return err
 		}
-		w.onClose(r.Close)
+		w.OnClose(r.Close)
 		w.readers[name] = r
 	}
 	return nil
@@ -179,8 +133,7 @@ func (w *World) nats(ctx context.Context) error {
 	}
 	w.natsURL = "nats://" + address
 	w.roles[natsRole] = &role{start: func(int) (*process.Process, error) {
-		return w.processes.Start(process.Spec{Name: natsRole, Path: w.Self,
-			Args: []string{"nats", "-listen", address, "-dir", filepath.Join(w.Dir, "jetstream")}})
+		return w.StartNATS(natsRole, address)
 	}}
 	if err := w.Start(natsRole); err != nil {
 		return err
@@ -189,8 +142,8 @@ func (w *World) nats(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	w.onClose(w.conn.Close)
-	return until(ctx, 20*time.Second, often, func() (bool, error) {
+	w.OnClose(w.conn.Close)
+	return ground.Until(ctx, 20*time.Second, ground.Often, func() (bool, error) {
 		w.store, err = desired.Open(ctx, w.conn, desired.Options{})
 		return err == nil, nil
 	})
@@ -199,7 +152,7 @@ func (w *World) nats(ctx context.Context) error {
 // programs starts agent and shards.
 func (w *World) programs(context.Context) error {
 	var err error
-	w.estate, err = estate.Open(estate.Plan{Dir: w.Dir, Binary: w.Binary, Old: w.addresses[0], New: w.addresses[1], NATS: w.natsURL, Processes: w.processes})
+	w.estate, err = estate.Open(estate.Plan{Dir: w.Dir, Binary: w.Binary, Old: w.Addresses[0], New: w.Addresses[1], NATS: w.natsURL, Processes: w.Processes})
 	if err != nil {
 		return err
 	}
@@ -233,8 +186,8 @@ func (w *World) service(id string, boot int) (*process.Process, error) {
 		return nil, err
 	}
 	w.history.add(bootName(id, boot), out)
-	return w.processes.Start(process.Spec{Name: id, Path: w.Self, Args: []string{"service",
-		"-old", w.addresses[0], "-new", w.addresses[1], "-nats", w.natsURL, "-group", string(w.group),
+	return w.Processes.Start(process.Spec{Name: id, Path: w.Self, Args: []string{"service",
+		"-old", w.Addresses[0], "-new", w.Addresses[1], "-nats", w.natsURL, "-group", string(w.group),
 		"-instance", id, "-out", out, "-early", w.Early.String()}})
 }
 
@@ -282,7 +235,7 @@ func (w *World) StartAll(ctx context.Context) error {
 	if err := w.Start(natsRole); err != nil {
 		return err
 	}
-	if err := until(ctx, 20*time.Second, often, func() (bool, error) { return w.jetstream(ctx), nil }); err != nil {
+	if err := ground.Until(ctx, 20*time.Second, ground.Often, func() (bool, error) { return w.jetstream(ctx), nil }); err != nil {
 		return fmt.Errorf("NATS did not come back: %w", err)
 	}
 	for _, name := range slices.Concat([]string{agentRole}, shardRoles(), serviceRoles()) {
@@ -299,32 +252,4 @@ func (w *World) jetstream(ctx context.Context) bool {
 	defer cancel()
 	_, err := w.store.Groups(ctx)
 	return err == nil
-}
-
-// How often things are asked for: cheap ones, and those that read all logs.
-const (
-	often = 20 * time.Millisecond
-	rare  = 300 * time.Millisecond
-)
-
-// until asks f again and again until it says yes.
-func until(ctx context.Context, within, every time.Duration, f func() (bool, error)) error {
-	ctx, cancel := context.WithTimeout(ctx, within)
-	defer cancel()
-	tick := time.NewTicker(every)
-	defer tick.Stop()
-	for {
-		if ok, err := f(); ok || err != nil {
-			return err
-		}
-		select {
-		case <-ctx.Done():
-			return fmt.Errorf("gave up after %s: %w", within, context.Cause(ctx))
-		case <-tick.C:
-		}
-	}
-}
-
-func (w *World) say(format string, args ...any) {
-	fmt.Fprintf(w.Out, "%s "+format+"\n", append([]any{time.Now().Format("15:04:05")}, args...)...)
 }

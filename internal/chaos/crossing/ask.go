@@ -10,6 +10,7 @@ import (
 
 	"github.com/starferry/starferry"
 	"github.com/starferry/starferry/internal/chaos/checker"
+	"github.com/starferry/starferry/internal/chaos/ground"
 )
 
 // askers is how many cuts are under way at a time.
@@ -56,7 +57,7 @@ func (w *World) askOne(ctx context.Context, d starferry.Direction, into map[star
 		}
 	}
 	var why any
-	err := until(ctx, askWithin, rare, func() (bool, error) {
+	err := ground.Until(ctx, askWithin, ground.Rare, func() (bool, error) {
 		t, err := w.client.Translate(ctx, link, d, left)
 		if err != nil {
 			why = err
@@ -70,7 +71,7 @@ func (w *World) askOne(ctx context.Context, d starferry.Direction, into map[star
 		return len(left) == 0, nil
 	})
 	if errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil {
-		w.say("the map does not answer: %v", why)
+		w.Say("the map does not answer: %v", why)
 		return nil // no answer is for the checker to judge
 	}
 	return err

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/starferry/starferry/internal/chaos/checker"
+	"github.com/starferry/starferry/internal/chaos/ground"
 	"github.com/starferry/starferry/internal/chaos/proxy"
 )
 
@@ -105,7 +106,7 @@ func (c Campaign) trial(ctx context.Context, w *World, faults *deal, s *Summary)
 	w.load.pause()
 	defer w.load.resume()
 	for _, err := range w.load.trouble() {
-		w.say("load: %v", err)
+		w.Say("load: %v", err)
 	}
 	n, records := 0, w.load.acked.Load()-before
 	for _, k := range done {
@@ -151,7 +152,7 @@ func (w *World) storm(ctx context.Context, faults *deal, d time.Duration) (map[s
 				}
 			})
 		}
-		pause(ctx, faults.between())
+		ground.Pause(ctx, faults.between())
 	}
 	running.Wait()
 	for _, p := range w.proxies {

@@ -2,8 +2,6 @@ package crossing
 
 import (
 	"context"
-	"os"
-	"path/filepath"
 	"testing"
 	"time"
 
@@ -13,6 +11,7 @@ import (
 
 	"github.com/starferry/starferry"
 	"github.com/starferry/starferry/internal/chaos/checker"
+	"github.com/starferry/starferry/internal/chaos/plant"
 	"github.com/starferry/starferry/internal/chaos/proxy"
 	"github.com/starferry/starferry/internal/kafkatest"
 )
@@ -22,16 +21,11 @@ func TestVariantsFitTheSource(t *testing.T) {
 	root, err := kafkatest.ModuleRoot()
 	require.NoError(t, err)
 	for name, v := range Variants() {
-		path, err := v.overlay(root, t.TempDir())
-		if assert.NoError(t, err, name) {
-			b, err := os.ReadFile(path)
-			require.NoError(t, err)
-			assert.Contains(t, string(b), filepath.Join(root, "replication"))
-		}
+		assert.NoError(t, plant.Check(root, v.edits), name)
 		assert.Equal(t, name, v.Name)
 	}
-	_, err = Variant{Name: "stale", edits: []edit{{"replication", "no such line", ""}}}.overlay(root, t.TempDir())
-	require.ErrorContains(t, err, "adapt the variant")
+	err = plant.Check(root, []plant.Edit{{Dir: "replication", Old: "no such line"}})
+	require.ErrorContains(t, err, "adapt the edit")
 }
 
 // What the load was promised is what the readers find, aborted records told from

@@ -14,6 +14,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kmsg"
 
+	"github.com/starferry/starferry/internal/chaos/ground"
 	"github.com/starferry/starferry/internal/chaos/proxy"
 	"github.com/starferry/starferry/internal/process"
 )
@@ -123,7 +124,7 @@ func (w *World) kill(name string) {
 // comesBack waits and starts a role again. Sooner than a lease, it is its own
 // successor.
 func (w *World) comesBack(ctx context.Context, name string, long float64) error {
-	pause(ctx, part(long, w.Lease))
+	ground.Pause(ctx, part(long, w.Lease))
 	return w.start(name)
 }
 
@@ -147,7 +148,7 @@ func frozen(ctx context.Context, p *process.Process, d time.Duration) error {
 	if err := p.Signal(syscall.SIGSTOP); err != nil {
 		return ended(err)
 	}
-	pause(ctx, d)
+	ground.Pause(ctx, d)
 	return ended(p.Signal(syscall.SIGCONT))
 }
 
@@ -195,13 +196,13 @@ func latePackets(ctx context.Context, w *World, name string, long float64) error
 	held := w.proxies[1].Hold("starferry-" + name)
 	release := sync.OnceFunc(held.Release)
 	defer release()
-	_ = until(ctx, time.Second, often, func() (bool, error) { return held.Requests() > 1, nil }) // it may have no lanes
+	_ = ground.Until(ctx, time.Second, ground.Often, func() (bool, error) { return held.Requests() > 1, nil }) // it may have no lanes
 	w.kill(name)
 	starved := w.proxies[0].Play(proxy.Trick{Key: kmsg.Fetch, Deed: proxy.LoseAnswer, Times: 1 << 20})
 	defer w.proxies[0].Remove(starved)
-	pause(ctx, 2*w.Lease+part(long, w.Lease))
+	ground.Pause(ctx, 2*w.Lease+part(long, w.Lease))
 	release()
-	pause(ctx, lateArrival)
+	ground.Pause(ctx, lateArrival)
 	return w.start(name)
 }
 
@@ -210,14 +211,14 @@ const lateArrival = 300 * time.Millisecond
 
 func restartNATS(ctx context.Context, w *World, name string, long float64) error {
 	w.kill(name)
-	pause(ctx, part(long, w.Lease))
+	ground.Pause(ctx, part(long, w.Lease))
 	return w.start(name)
 }
 
 // emptyNATS loses all that NATS knows. The link is asked for again.
 func emptyNATS(ctx context.Context, w *World, name string, long float64) error {
 	w.kill(name)
-	if err := os.RemoveAll(filepath.Join(w.Dir, "jetstream")); err != nil {
+	if err := os.RemoveAll(w.NATSDir()); err != nil {
 		return err
 	}
 	if err := restartNATS(ctx, w, name, long); err != nil {
@@ -240,7 +241,7 @@ func weather(of func() proxy.Weather, usual time.Duration, cut bool) func(contex
 		if cut {
 			p.Cut()
 		}
-		pause(ctx, part(long, usual))
+		ground.Pause(ctx, part(long, usual))
 		return nil
 	}
 }
@@ -269,7 +270,7 @@ func fillDisk(ctx context.Context, w *World, name string, long float64) error {
 		}
 		_ = f.Close() // what it could not write is the point
 	}
-	pause(ctx, part(long, 2*w.Lease))
+	ground.Pause(ctx, part(long, 2*w.Lease))
 	if err := os.Remove(filler); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return err
 	}
@@ -277,25 +278,25 @@ func fillDisk(ctx context.Context, w *World, name string, long float64) error {
 }
 
 func freezeKafkas(ctx context.Context, w *World, _ string, long float64) error {
-	return frozen(ctx, w.kafkas, part(long, 3*time.Second))
+	return frozen(ctx, w.Kafkas, part(long, 3*time.Second))
 }
 
 func freezeBroker(ctx context.Context, w *World, what string, long float64) error {
-	b := w.brokers[side(what)]
+	b := w.Brokers[side(what)]
 	if err := b.Signal(syscall.SIGSTOP); err != nil {
 		return err
 	}
-	pause(ctx, part(long, 3*time.Second))
+	ground.Pause(ctx, part(long, 3*time.Second))
 	return b.Signal(syscall.SIGCONT)
 }
 
 func restartBroker(ctx context.Context, w *World, what string, long float64) error {
-	b := w.brokers[side(what)]
+	b := w.Brokers[side(what)]
 	return again(ctx, b.Stop, func() error { return b.Start(ctx) }, long)
 }
 
 func killBroker(ctx context.Context, w *World, what string, long float64) error {
-	b := w.brokers[side(what)]
+	b := w.Brokers[side(what)]
 	return again(ctx, b.Kill, func() error { return b.Start(ctx) }, long)
 }
 
@@ -303,6 +304,6 @@ func again(ctx context.Context, stop, start func() error, long float64) error {
 	if err := stop(); err != nil {
 		return err
 	}
-	pause(ctx, part(long, 2*time.Second))
+	ground.Pause(ctx, part(long, 2*time.Second))
 	return start()
 }

@@ -18,6 +18,7 @@ import (
 
 	"github.com/starferry/starferry"
 	"github.com/starferry/starferry/internal/chaos/checker"
+	"github.com/starferry/starferry/internal/chaos/ground"
 )
 
 // cargo is a topic and how it is produced to.
@@ -118,7 +119,7 @@ func (l *load) prelude(ctx context.Context, c cargo) error {
 	}
 	defer r.client.Close()
 	first := true
-	err = until(ctx, cleaning, time.Second, func() (bool, error) {
+	err = ground.Until(ctx, cleaning, time.Second, func() (bool, error) {
 		for range 5 {
 			if err := l.burst(client, c, random, first); err != nil {
 				return false, err

@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"github.com/twmb/franz-go/pkg/kgo"
+
+	"github.com/starferry/starferry/internal/chaos/ground"
 )
 
 // Soak stands in for months of use: batches as fast as they come, through logs
@@ -51,7 +53,7 @@ func (s Soak) Run(ctx context.Context, w *World) error {
 	var series []sample
 	fmt.Fprintf(s.Out, "%8s %12s %9s %6s %8s %9s\n", "after", "records", "RSS MiB", "files", "threads", "disk MiB")
 	for time.Since(began) < s.For {
-		pause(ctx, s.Every)
+		ground.Pause(ctx, s.Every)
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -17,9 +16,9 @@ import (
 
 	"github.com/starferry/starferry"
 	"github.com/starferry/starferry/internal/chaos/checker"
+	"github.com/starferry/starferry/internal/chaos/ground"
 	"github.com/starferry/starferry/internal/chaos/proxy"
 	"github.com/starferry/starferry/internal/estate"
-	"github.com/starferry/starferry/internal/kafkatest"
 	"github.com/starferry/starferry/internal/process"
 	"github.com/starferry/starferry/internal/wire"
 	"github.com/starferry/starferry/replication"
@@ -27,14 +26,9 @@ import (
 
 // Options describe a world.
 type Options struct {
-	Binary string        // the program starferry
-	Self   string        // this program, which serves in-process clusters and NATS
-	Dir    string        // for data and logs; it exists
-	Kafka  string        // version of real brokers; empty: in-process ones
-	Jars   string        // where their jars are
-	Lease  time.Duration // of the shards of this program
-	Soak   bool          // the load of a Soak, and no small disk
-	Out    io.Writer
+	ground.Options
+	Lease time.Duration // of the shards of this program
+	Soak  bool          // the load of a Soak, and no small disk
 }
 
 const link starferry.LinkName = "crossing"
@@ -50,17 +44,15 @@ func shardRoles() []string { return []string{"shard-1", "shard-2", smallDisk} }
 
 // World is everything that runs.
 type World struct {
-	Options
-	cargoes   []cargo
-	lanes     []starferry.TopicPartition
-	addresses [2]string // of old and new, past the proxies
-	proxies   [2]*proxy.Proxy
-	brokers   [2]*kafkatest.Broker // nil: in-process
-	kafkas    *process.Process     // of the in-process ones
-	natsURL   string
-	disk      bool // there is a small disk
+	ground.Ground // its addresses lead past the proxies
+	Lease         time.Duration
+	Soak          bool
+	cargoes       []cargo
+	lanes         []starferry.TopicPartition
+	proxies       [2]*proxy.Proxy
+	natsURL       string
+	disk          bool // there is a small disk
 
-	processes *process.Set
 	estate    *estate.Estate
 	conn      *nats.Conn
 	client    *replication.Client
@@ -69,7 +61,6 @@ type World struct {
 	committed *reader // what is committed of topics with transactions
 	target    *reader
 	asked     map[starferry.TopicPartition][2]starferry.Offset // up to where the map was checked, forward and back
-	closers   []func()
 
 	mu    sync.Mutex
 	roles map[string]*process.Process
@@ -78,13 +69,12 @@ type World struct {
 
 // Open starts a world. Close ends it.
 func Open(ctx context.Context, o Options) (*World, error) {
-	w := &World{Options: o, cargoes: cargoes(o.Kafka != ""), processes: process.NewSet(o.Dir), roles: map[string]*process.Process{},
+	w := &World{Ground: ground.New(o.Options), Lease: o.Lease, Soak: o.Soak, cargoes: cargoes(o.Kafka != ""), roles: map[string]*process.Process{},
 		busy: map[string]bool{}, asked: map[starferry.TopicPartition][2]starferry.Offset{}}
 	if o.Soak {
 		w.cargoes = soakCargoes()
 	}
 	w.lanes = lanesOf(w.cargoes)
-	w.onClose(w.processes.Close)
 	for _, step := range []func(context.Context) error{w.startKafkas, w.startProxies, w.topics, w.programs, w.begin} {
 		if err := step(ctx); err != nil {
 			w.Close()
@@ -94,53 +84,16 @@ func Open(ctx context.Context, o Options) (*World, error) {
 	return w, nil
 }
 
-func (w *World) onClose(f func()) { w.closers = append(w.closers, f) }
-
-// Close ends all that runs.
-func (w *World) Close() {
-	for i := len(w.closers) - 1; i >= 0; i-- {
-		w.closers[i]()
-	}
-	w.closers = nil
-}
-
-func (w *World) startKafkas(ctx context.Context) error {
-	if w.Kafka != "" {
-		for i, name := range []string{estate.Old, estate.New} {
-			b, err := kafkatest.StartBroker(ctx, kafkatest.BrokerOptions{Version: w.Kafka, Jars: w.Jars, Dir: filepath.Join(w.Dir, name)})
-			if err != nil {
-				return err
-			}
-			w.onClose(func() { _ = b.Kill() }) // its data is thrown away anyway
-			w.brokers[i], w.addresses[i] = b, b.Addr
-		}
-		return nil
-	}
-	var err error
-	w.kafkas, err = w.processes.Start(process.Spec{Name: "kafkas", Path: w.Self, Args: []string{"kafkas", "-clean", "1s"}})
-	if err != nil {
-		return err
-	}
-	err = until(ctx, 20*time.Second, often, func() (bool, error) {
-		lines := strings.Fields(w.kafkas.Tail())
-		if len(lines) >= 2 {
-			copy(w.addresses[:], lines)
-		}
-		return len(lines) >= 2, nil
-	})
-	if err != nil {
-		return fmt.Errorf("the in-process Kafkas did not start: %w: %s", err, w.kafkas.Tail())
-	}
-	return nil
-}
+// startKafkas starts the clusters; cleaners of in-process ones run often.
+func (w *World) startKafkas(ctx context.Context) error { return w.StartKafkas(ctx, "-clean", "1s") }
 
 func (w *World) startProxies(context.Context) error {
-	for i, a := range w.addresses {
+	for i, a := range w.Addresses {
 		p, err := proxy.Open(a)
 		if err != nil {
 			return err
 		}
-		w.onClose(func() { _ = p.Close() })
+		w.OnClose(func() { _ = p.Close() })
 		w.proxies[i] = p
 	}
 	return nil
@@ -148,7 +101,7 @@ func (w *World) startProxies(context.Context) error {
 
 // topics makes the topics on the source, and opens readers and load.
 func (w *World) topics(ctx context.Context) error {
-	c, err := wire.Open(starferry.Cluster{Name: estate.Old, Brokers: []string{w.addresses[0]}})
+	c, err := wire.Open(starferry.Cluster{Name: estate.Old, Brokers: []string{w.Addresses[0]}})
 	if err != nil {
 		return err
 	}
@@ -167,13 +120,13 @@ func (w *World) topics(ctx context.Context) error {
 		address   string
 		lanes     []starferry.TopicPartition
 		committed bool
-	}{{&w.source, w.addresses[0], w.lanes, false}, {&w.committed, w.addresses[0], txn, true}, {&w.target, w.addresses[1], w.lanes, false}} {
+	}{{&w.source, w.Addresses[0], w.lanes, false}, {&w.committed, w.Addresses[0], txn, true}, {&w.target, w.Addresses[1], w.lanes, false}} {
 		if *r.into, err = openReader(r.address, r.lanes, r.committed); err != nil {
 			return err
 		}
-		w.onClose((*r.into).client.Close)
+		w.OnClose((*r.into).client.Close)
 	}
-	w.load = newLoad(w.addresses[0])
+	w.load = newLoad(w.Addresses[0])
 	group, inner := errgroup.WithContext(ctx)
 	for _, g := range w.cargoes {
 		if g.sparse {
@@ -184,7 +137,7 @@ func (w *World) topics(ctx context.Context) error {
 		return err
 	}
 	w.load.start(w.cargoes)
-	w.onClose(w.load.close)
+	w.OnClose(w.load.close)
 	return nil
 }
 
@@ -196,12 +149,12 @@ func (w *World) programs(ctx context.Context) error {
 	}
 	w.natsURL = "nats://" + address
 	var ways [2]string
-	for i, a := range w.addresses {
+	for i, a := range w.Addresses {
 		if ways[i], err = w.proxies[i].Address(a); err != nil {
 			return err
 		}
 	}
-	w.estate, err = estate.Open(estate.Plan{Dir: w.Dir, Binary: w.Binary, Old: ways[0], New: ways[1], NATS: w.natsURL, Processes: w.processes})
+	w.estate, err = estate.Open(estate.Plan{Dir: w.Dir, Binary: w.Binary, Old: ways[0], New: ways[1], NATS: w.natsURL, Processes: w.Processes})
 	if err != nil {
 		return err
 	}
@@ -217,13 +170,13 @@ func (w *World) programs(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	w.onClose(w.conn.Close)
+	w.OnClose(w.conn.Close)
 	// The harness asks past the proxies.
 	w.client = replication.NewClient(w.conn, map[starferry.ClusterName]starferry.Cluster{
-		estate.Old: {Name: estate.Old, Brokers: []string{w.addresses[0]}},
-		estate.New: {Name: estate.New, Brokers: []string{w.addresses[1]}},
+		estate.Old: {Name: estate.Old, Brokers: []string{w.Addresses[0]}},
+		estate.New: {Name: estate.New, Brokers: []string{w.Addresses[1]}},
 	}, slog.New(slog.DiscardHandler))
-	w.onClose(func() { _ = w.client.Close() })
+	w.OnClose(func() { _ = w.client.Close() })
 	return nil
 }
 
@@ -234,12 +187,12 @@ func (w *World) mountSmallDisk() (bool, error) {
 		return false, err
 	}
 	if err := mountDisk(dir, diskSize); err != nil {
-		w.say("no disk will be full: %v", err)
+		w.Say("no disk will be full: %v", err)
 		return false, nil
 	}
-	w.onClose(func() {
+	w.OnClose(func() {
 		if err := unmountDisk(dir); err != nil {
-			w.say("unmount %s: %v", dir, err)
+			w.Say("unmount %s: %v", dir, err)
 		}
 	})
 	return true, nil
@@ -255,7 +208,7 @@ func (w *World) storeOf(shard string) string {
 // begin waits until the link runs.
 func (w *World) begin(ctx context.Context) error {
 	// The shards make the buckets, whose time to live is theirs.
-	err := until(ctx, 30*time.Second, rare, func() (bool, error) {
+	err := ground.Until(ctx, 30*time.Second, ground.Rare, func() (bool, error) {
 		_, err := w.conn.Request("starferry.shard.shard-1.lag", []byte(`{"link":"none"}`), time.Second)
 		return err == nil, nil
 	})
@@ -272,7 +225,7 @@ func (w *World) ensure(ctx context.Context) error {
 		topics = append(topics, c.topic)
 	}
 	var last error
-	err := until(ctx, settleWithin, rare, func() (bool, error) {
+	err := ground.Until(ctx, settleWithin, ground.Rare, func() (bool, error) {
 		short, cancel := context.WithTimeout(ctx, 20*time.Second)
 		defer cancel()
 		_, last = w.client.Ensure(short, replication.LinkSpec{Name: link, Source: estate.Old, Target: estate.New, Topics: topics, Buckets: 16})
@@ -295,8 +248,7 @@ func (w *World) start(name string) error {
 	var err error
 	switch name {
 	case natsRole:
-		p, err = w.processes.Start(process.Spec{Name: natsRole, Path: w.Self,
-			Args: []string{"nats", "-listen", strings.TrimPrefix(w.natsURL, "nats://"), "-dir", filepath.Join(w.Dir, "jetstream")}})
+		p, err = w.StartNATS(natsRole, strings.TrimPrefix(w.natsURL, "nats://"))
 	case agentRole:
 		p, err = w.estate.Agent()
 	default:
@@ -332,7 +284,7 @@ var errStuck = errors.New("the copy does not catch up")
 // waiting.
 func (w *World) caughtUp(ctx context.Context) error {
 	why := "no status"
-	err := until(ctx, settleWithin, rare, func() (bool, error) {
+	err := ground.Until(ctx, settleWithin, ground.Rare, func() (bool, error) {
 		short, cancel := context.WithTimeout(ctx, 10*time.Second)
 		defer cancel()
 		s, err := w.client.Status(short, link)
@@ -410,42 +362,4 @@ func (w *World) checkStuck(ctx context.Context) (checker.Balance, error) {
 		return checker.Balance{}, err
 	}
 	return w.balance(true, nil, nil), nil
-}
-
-// How often things are asked for: cheap ones, and others.
-const (
-	often = 20 * time.Millisecond
-	rare  = 200 * time.Millisecond
-)
-
-// until asks f again and again until it says yes.
-func until(ctx context.Context, within, every time.Duration, f func() (bool, error)) error {
-	ctx, cancel := context.WithTimeout(ctx, within)
-	defer cancel()
-	tick := time.NewTicker(every)
-	defer tick.Stop()
-	for {
-		if ok, err := f(); ok || err != nil {
-			return err
-		}
-		select {
-		case <-ctx.Done():
-			return fmt.Errorf("gave up after %s: %w", within, context.Cause(ctx))
-		case <-tick.C:
-		}
-	}
-}
-
-// pause waits. Faults are about time.
-func pause(ctx context.Context, d time.Duration) {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-ctx.Done():
-	case <-t.C:
-	}
-}
-
-func (w *World) say(format string, args ...any) {
-	fmt.Fprintf(w.Out, "%s "+format+"\n", append([]any{time.Now().Format("15:04:05")}, args...)...)
 }
