@@ -72,6 +72,8 @@ type PartitionState struct {
 	Handled   int64                    `json:"handled"`
 	// Blocked is the record a handler has been busy with for over a second.
 	Blocked *starferry.Offset `json:"blocked,omitempty"`
+	// BlockedSince is when it was handed that record, Unix milliseconds.
+	BlockedSince int64 `json:"blocked_since,omitempty"`
 }
 
 // Outcome is what became of a decide order.

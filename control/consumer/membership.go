@@ -13,6 +13,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/starferry/starferry"
+	"github.com/starferry/starferry/control"
 	"github.com/starferry/starferry/control/switchover"
 	"github.com/starferry/starferry/internal/wire"
 )
@@ -197,11 +198,11 @@ func (m *membership) askJoin(ctx context.Context) (*kmsg.JoinGroupResponse, erro
 		meta.Topics = append(meta.Topics, string(t))
 	}
 	slices.Sort(meta.Topics)
+	boot := m.c.boot
 	if m.c.cfg.Static { // says nothing of the process: it must find its place unchanged
-		meta.UserData = fmt.Appendf(nil, "starferry n=%d", nonce)
-	} else {
-		meta.UserData = fmt.Appendf(nil, "starferry boot=%s n=%d", m.c.boot, nonce)
+		boot = ""
 	}
+	meta.UserData = control.UserData(boot, nonce)
 	text := meta.AppendTo(nil)
 	for _, name := range []string{rangeAssignor, roundRobinAssignor} {
 		p := kmsg.NewJoinGroupRequestProtocol()

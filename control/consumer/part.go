@@ -83,7 +83,7 @@ func (p *part) state() control.PartitionState {
 	for _, f := range p.flights {
 		st.InFlight += len(f.spans)
 		if o := f.first(); o >= 0 && time.Since(f.since) > blockedAfter && (st.Blocked == nil || o < *st.Blocked) {
-			st.Blocked = &o
+			st.Blocked, st.BlockedSince = &o, f.since.UnixMilli()
 		}
 	}
 	return st

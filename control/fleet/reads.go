@@ -124,9 +124,10 @@ func (f *Fleet) describe(ctx context.Context, c starferry.ClusterName, g starfer
 	if err != nil {
 		return switchover.GroupSeen{}, err
 	}
-	seen := switchover.GroupSeen{State: d.State, ProtocolType: d.ProtocolType}
+	seen := switchover.GroupSeen{State: d.State, ProtocolType: d.ProtocolType, Protocol: d.Protocol}
 	for _, m := range d.Members {
-		seen.Members = append(seen.Members, switchover.MemberSeen{ID: m.ID, Client: m.ClientID, Host: m.Host})
+		boot, ours := control.ReadUserData(m.UserData)
+		seen.Members = append(seen.Members, switchover.MemberSeen{ID: m.ID, Client: m.ClientID, Host: m.Host, Library: ours, Boot: boot, Static: m.InstanceID})
 	}
 	return seen, nil
 }

@@ -34,6 +34,9 @@ type SwitchOrder struct {
 	// Progress, if set, is told each phase and what it waits for. It must not
 	// block.
 	Progress func(phase, waits string)
+	// Watch, if set, is told the same row by row, and again from time to time
+	// while nothing changes. It must not block.
+	Watch func(Progress)
 }
 
 // abandonLimit is how long a switch whose caller has gone may take to go back.
@@ -114,6 +117,7 @@ type run struct {
 	report  *switchover.Report
 	failure *switchover.Failure
 	fatal   error
+	teller  teller
 	lost    time.Time // since when NATS does not answer
 	reread  bool      // the placement is to be read again
 }
@@ -190,6 +194,9 @@ func (s *run) loop(asked context.Context) (switchover.Report, error) {
 				s.readStored(ctx)
 			}
 			s.step(ctx, switchover.Passed{})
+			if p, ok := s.teller.again(s.f.c.Now().UnixMilli()); ok && s.o.Watch != nil {
+				s.o.Watch(p)
+			}
 		}
 		if s.fatal != nil {
 			return switchover.Report{}, s.fatal
@@ -266,6 +273,9 @@ func (s *run) obey(ctx context.Context, o switchover.Order) {
 		s.f.log.Debug("switch", "group", s.o.Group, "phase", o.Phase, "waits", o.Waits)
 		if s.o.Progress != nil {
 			s.o.Progress(o.Phase, o.Waits)
+		}
+		if p := s.teller.hear(s.f.c.Now().UnixMilli(), o); s.o.Watch != nil {
+			s.o.Watch(p)
 		}
 	case switchover.Finished:
 		s.report = &o.Report

@@ -44,7 +44,7 @@ type Driver struct {
 	beatAt    int64 // when the placement was last written or seen to change
 	firstRev  uint64
 	strangeAt int64 // since when members without a lease are there
-	strangers []string
+	strangers []stranger
 	slowAt    int64 // since when the copy is found too slow to drain; 0: it is not
 
 	trial starferry.Cut // what prepare tries to translate; nil: not yet
@@ -60,6 +60,7 @@ type Driver struct {
 	recalled  bool            // a lost cut has been looked for in vain
 	notes     []string        // for the report
 	waits     string
+	rows      []Wait
 	ended     bool
 }
 
@@ -181,7 +182,8 @@ func (d *Driver) enter(s step) {
 	d.drop()
 	d.trial = nil
 	d.retryAt, d.strangeAt, d.strangers, d.slowAt, d.waits = 0, 0, nil, 0, ""
-	d.do(Say{Phase: string(s)})
+	d.rows = nil
+	d.do(Say{Phase: string(s), Began: d.began, Since: d.phaseAt})
 }
 
 // late ends what has taken too long. It reports whether it did.
@@ -407,11 +409,11 @@ func (d *Driver) end(f Failure) {
 }
 
 // say tells people what is waited for, once.
-func (d *Driver) say(waits ...string) {
-	text := list(waits, 5)
-	if text != d.waits {
-		d.waits = text
-		d.do(Say{Phase: string(d.step), Waits: text})
+func (d *Driver) say(waits ...Wait) {
+	text := list(texts(waits), 5)
+	if text != d.waits || !slices.Equal(d.rows, waits) {
+		d.waits, d.rows = text, waits
+		d.do(Say{Phase: string(d.step), Waits: text, Rows: waits[:min(len(waits), maxWaits)], More: max(0, len(waits)-maxWaits), Began: d.began, Since: d.phaseAt})
 	}
 }
 
@@ -430,7 +432,7 @@ func (d *Driver) facts(a Ask) *Answers {
 			return d.facts(a)
 		}
 		if len(got.Failed) > 0 {
-			d.say(got.Failed...)
+			d.say(unread(got.Failed)...)
 			d.retryAt = d.now + 4*retryEvery
 			return nil
 		}
@@ -450,7 +452,7 @@ func (d *Driver) facts(a Ask) *Answers {
 func (d *Driver) drop() { d.asked, d.answers = nil, nil }
 
 // again waits a moment before the barrier is tried anew.
-func (d *Driver) again(waits ...string) {
+func (d *Driver) again(waits ...Wait) {
 	d.say(waits...)
 	d.retryAt = d.now + retryEvery
 }

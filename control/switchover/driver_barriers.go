@@ -13,19 +13,18 @@ import (
 func (d *Driver) prepare() {
 	for _, l := range d.leases {
 		if l.Revision == d.rev && l.Refusal != "" {
-			d.fail(Failure{Expected: "every instance to be able to join " + string(d.p.Target),
-				Found: []string{fmt.Sprintf("%s on %s says: %s", l.Instance, l.Host, l.Refusal)}, Do: "give that instance what it lacks, then switch again"})
+			d.fail(*refusal("every instance to be able to join "+string(d.p.Target), "give that instance what it lacks, then switch again",
+				Row{Subject: string(l.Instance), What: fmt.Sprintf("on %s says: %s", l.Host, l.Refusal), Do: "give it what it lacks"}))
 			return
 		}
 	}
-	if old := d.outdated(); len(old) > 0 {
-		d.fail(Failure{Expected: fmt.Sprintf("every instance to speak protocol version %d", control.ProtocolVersion), Found: old,
-			Do: "deploy a newer library to them first"})
+	if old := d.outdated(); old != nil {
+		d.fail(*old)
 		return
 	}
 	waits := d.heard(func(l control.Lease) string {
 		if l.Home != d.p.Active {
-			return fmt.Sprintf("lives on %q, not on %s", l.Home, d.p.Active)
+			return fmt.Sprintf("to live on %s (it says %q)", d.p.Active, l.Home)
 		}
 		return ""
 	})
@@ -57,9 +56,8 @@ func (d *Driver) prepared(f *Answers) {
 		return
 	}
 	for _, c := range []starferry.ClusterName{d.p.Active, d.p.Target} {
-		if t := f.Groups[c].ProtocolType; t != "" && t != "consumer" {
-			d.fail(Failure{Expected: fmt.Sprintf("an ordinary consumer group on %s", c), Found: []string{fmt.Sprintf("a group of protocol type %q", t)},
-				Do: "groups of Kafka Connect, Streams and share groups are moved by their own tools"})
+		if refusal := foreignGroup(c, f.Groups[c]); refusal != nil {
+			d.fail(*refusal)
 			return
 		}
 	}
@@ -98,13 +96,13 @@ func (d *Driver) try() {
 	refusal := d.untranslatable(f.Translate, cut)
 	switch {
 	case refusal == nil && d.slow(f.DelayMS):
-		d.again(fmt.Sprintf("the copy to follow its source within %d ms (it takes %d ms)", closeCopy, f.DelayMS))
+		d.again(thing("the copy to follow its source within %d ms (it takes %d ms)", closeCopy, f.DelayMS))
 	case refusal == nil:
 		d.write(d.ordered(control.Drain, nil, nil, nil))
 	case d.now-d.phaseAt > d.req.Patience:
 		d.fail(*refusal)
 	default: // the group may read past it
-		d.again(refusal.Found...)
+		d.again(refusal.waits()...)
 	}
 }
 
@@ -122,33 +120,36 @@ func (d *Driver) slow(delay int64) bool {
 
 // stranger refuses a member without a lease once it has been there for longer
 // than a dead member could be.
-func (d *Driver) stranger(found []string) bool {
+func (d *Driver) stranger(found []stranger) bool {
 	if len(found) == 0 {
 		d.strangeAt = 0
 		return false
 	}
-	if d.strangeAt == 0 || !slices.ContainsFunc(found, func(s string) bool { return slices.Contains(d.strangers, s) }) {
+	if d.strangeAt == 0 || !slices.ContainsFunc(found, func(s stranger) bool { return slices.Contains(d.strangers, s) }) {
 		d.strangeAt = d.now // others than before
 	}
 	d.strangers = found
 	if d.now-d.strangeAt < d.req.Patience {
 		return false
 	}
-	d.fail(Failure{Expected: "every member of the group to be a live instance", Found: found,
-		Do: "deploy the library to that host and give it the address of NATS, or stop it; then switch again"})
+	var rows []Row
+	for _, s := range found {
+		rows = append(rows, s.row())
+	}
+	d.fail(*refusal("every member of the group to be a live instance", "", rows...))
 	return true
 }
 
 // lagging names lanes that are too far from their end. Going back, nothing has
 // to be copied first.
-func (d *Driver) lagging(l *LinkSeen) []string {
+func (d *Driver) lagging(l *LinkSeen) []Wait {
 	if d.req.Direction == starferry.Back || l == nil {
 		return nil
 	}
-	var waits []string
+	var waits []Wait
 	for _, tp := range d.partitions() {
 		if lag := l.Lag[tp]; lag > d.req.MaxLag {
-			waits = append(waits, fmt.Sprintf("the copy of %s to come within %d records (it is %d behind)", tp, d.req.MaxLag, lag))
+			waits = append(waits, lane(tp, d.p.Target, "to be copied to within %d records of its end (it is %d behind)", d.req.MaxLag, lag))
 		}
 	}
 	return waits
@@ -197,15 +198,15 @@ func (d *Driver) drained(f *Answers, cut starferry.Cut) {
 	}
 	if f.Translate != nil {
 		for tp, n := range f.Translate.Behind {
-			waits = append(waits, fmt.Sprintf("the copy of %s to pass the cut (%d to go)", tp, n))
+			waits = append(waits, lane(tp, d.p.Target, "to be copied past the cut (%d to go)", n))
 		}
 	}
 	actor := d.actor(d.p.Target)
 	if actor == nil {
-		waits = append(waits, "an instance that can seed "+string(d.p.Target))
+		waits = append(waits, thing("an instance that can seed %s", d.p.Target))
 	}
 	if len(waits) > 0 {
-		slices.Sort(waits)
+		slices.SortFunc(waits, Wait.compare)
 		d.again(waits...)
 		return
 	}
@@ -216,15 +217,15 @@ func (d *Driver) drained(f *Answers, cut starferry.Cut) {
 // left names partitions of the group's topics that have a commit and are in
 // nobody's part of the cut: their owner has gone, and what the others say is
 // older than that.
-func (d *Driver) left(found Found, cut starferry.Cut) []string {
+func (d *Driver) left(found Found, cut starferry.Cut) []Wait {
 	topics := d.topics()
-	var waits []string
+	var waits []Wait
 	for tp := range found {
 		if _, ok := cut[tp]; !ok && slices.Contains(topics, tp.Topic) {
-			waits = append(waits, fmt.Sprintf("somebody to own %s on %s", tp, d.p.Active))
+			waits = append(waits, lane(tp, d.p.Active, "to be owned by somebody on %s", d.p.Active))
 		}
 	}
-	slices.Sort(waits)
+	slices.SortFunc(waits, Wait.compare)
 	return waits
 }
 
@@ -234,11 +235,15 @@ func (d *Driver) untranslatable(t *starferry.Translation, cut starferry.Cut) *Fa
 	if t == nil {
 		return nil
 	}
-	var bad []string
-	for tp, why := range t.Missing {
-		bad = append(bad, fmt.Sprintf("%s@%d: %s", tp, cut[tp].Next, why))
+	var bad []Row
+	refuse := func(tp starferry.TopicPartition, why, do string) {
+		bad = append(bad, Row{Subject: tp.String(), What: fmt.Sprintf("at %d on %s", cut[tp].Next, d.p.Active), Why: why, Do: do})
 	}
-	for tp := range cut {
+	const past = "let the group read past it, or set its offset there on purpose"
+	for tp, why := range t.Missing {
+		refuse(tp, why, past)
+	}
+	for _, tp := range cut.Partitions() {
 		_, missing := t.Missing[tp]
 		a, answered := t.Answers[tp]
 		_, behind := t.Behind[tp]
@@ -246,25 +251,27 @@ func (d *Driver) untranslatable(t *starferry.Translation, cut starferry.Cut) *Fa
 		switch {
 		case missing || behind:
 		case a.Status == starferry.InHole && a.Reason == starferry.Deleted:
-			bad = append(bad, fmt.Sprintf("%s@%d: deleted on %s before it was copied", tp, cut[tp].Next, d.p.Active))
-		case a.Status == starferry.BeforeStart || a.Status == starferry.Unknown:
-			bad = append(bad, fmt.Sprintf("%s@%d: %s", tp, cut[tp].Next, a.Status))
+			refuse(tp, fmt.Sprintf("deleted on %s before it was copied", d.p.Active), past)
+		case a.Status == starferry.BeforeStart:
+			refuse(tp, "older than what the offset map remembers", past)
+		case a.Status == starferry.Unknown:
+			refuse(tp, "the offset map cannot prove its place", past)
 		case !answered || !placed:
-			bad = append(bad, fmt.Sprintf("%s@%d: no answer", tp, cut[tp].Next))
+			refuse(tp, "the link gave no answer for it", "see that a shard owns its lane: starferry links")
 		}
 	}
 	for tp, p := range t.Cut {
 		m := control.Mark{State: control.Seeded, Epoch: d.p.Epoch, Cluster: d.p.Active, Handled: p.Handled}
 		if n := len(m.String()); n > control.MaxMetadata {
-			bad = append(bad, fmt.Sprintf("%s@%d: %d handled ranges need %d bytes of commit metadata, more than %d", tp, cut[tp].Next, len(p.Handled), n, control.MaxMetadata))
+			refuse(tp, fmt.Sprintf("%d handled ranges need %d bytes of commit metadata, more than %d", len(p.Handled), n, control.MaxMetadata),
+				"let the links and the group catch up; that takes fewer ranges")
 		}
 	}
 	if len(bad) == 0 {
 		return nil
 	}
-	slices.Sort(bad)
-	return &Failure{Expected: fmt.Sprintf("an exact place on %s for every partition of the cut", d.p.Target), Found: bad,
-		Do: "let the group read past these places first, or set its offsets there on purpose; then switch again"}
+	slices.SortStableFunc(bad, Row.compare)
+	return refusal(fmt.Sprintf("an exact place on %s for every partition of the cut", d.p.Target), "", bad...)
 }
 
 // seed waits for the seeder's own word and for Kafka to say the same.
@@ -286,7 +293,7 @@ func (d *Driver) seed() {
 	}
 	if l.Seeded < d.firstRev {
 		d.drop()
-		d.say(fmt.Sprintf("%s to seed %s", l.Instance, d.p.Target))
+		d.say(someone(l.Instance, d.p.Target, "to seed %s", d.p.Target))
 		return
 	}
 	f := d.facts(Ask{Describe: []starferry.ClusterName{d.p.Target}, Commits: []starferry.ClusterName{d.p.Target}})
@@ -301,7 +308,7 @@ func (d *Driver) reseed() {
 	next := d.actor(d.p.Target)
 	if next == nil || next.Generation <= d.p.Actor.Generation {
 		d.drop()
-		d.say(fmt.Sprintf("a new generation of %s, for its seeder %s is gone", d.p.Target, d.p.Actor.Instance))
+		d.say(thing("a new generation of %s, for its seeder %s is gone", d.p.Target, d.p.Actor.Instance))
 		return
 	}
 	f := d.facts(Ask{Describe: []starferry.ClusterName{d.p.Target}})
@@ -321,7 +328,7 @@ func (d *Driver) seeded(f *Answers) {
 		control.Mark{State: control.Seeded, Epoch: d.p.Epoch, Cluster: d.p.Active})...)
 	actor := d.actor(d.p.Active)
 	if actor == nil {
-		waits = append(waits, "an instance that can decide on "+string(d.p.Active))
+		waits = append(waits, thing("an instance that can decide on %s", d.p.Active))
 	}
 	if len(waits) > 0 {
 		d.again(waits...)
@@ -330,8 +337,8 @@ func (d *Driver) seeded(f *Answers) {
 	d.write(d.ordered(control.Decide, actor, d.p.Cut, d.p.Seeds))
 }
 
-func (d *Driver) backToDrain(why string, waits []string) {
-	d.say(append([]string{why + ", so the drain begins again"}, waits...)...)
+func (d *Driver) backToDrain(why string, waits []Wait) {
+	d.say(append([]Wait{thing("%s, so the drain begins again", why)}, waits...)...)
 	d.write(d.ordered(control.Drain, nil, nil, nil))
 }
 
@@ -346,18 +353,18 @@ func (d *Driver) decided(f *Answers) bool {
 }
 
 // differences compares what Kafka says with what it should say.
-func differences(c starferry.ClusterName, found Found, want starferry.Cut, mark control.Mark) []string {
-	var diff []string
+func differences(c starferry.ClusterName, found Found, want starferry.Cut, mark control.Mark) []Wait {
+	var diff []Wait
 	for _, tp := range want.Partitions() {
 		got, ok := found[tp]
 		switch {
 		case !ok:
-			diff = append(diff, fmt.Sprintf("%s on %s to say %s at %d (there is no commit)", tp, c, mark.State, want[tp].Next))
+			diff = append(diff, lane(tp, c, "on %s to say %s at %d (there is no commit)", c, mark.State, want[tp].Next))
 		case got.Mark == nil:
-			diff = append(diff, fmt.Sprintf("%s on %s to say %s at %d (a commit of another client says %d)", tp, c, mark.State, want[tp].Next, got.Offset))
+			diff = append(diff, lane(tp, c, "on %s to say %s at %d (a commit of another client says %d)", c, mark.State, want[tp].Next, got.Offset))
 		case got.Mark.State != mark.State || got.Mark.Epoch != mark.Epoch || got.Mark.Cluster != mark.Cluster ||
 			!want[tp].Equal(starferry.Place{Next: got.Offset, Handled: got.Mark.Handled}):
-			diff = append(diff, fmt.Sprintf("%s on %s to say %s %d at %d (it says %s %d at %d)", tp, c, mark.State, mark.Epoch, want[tp].Next,
+			diff = append(diff, lane(tp, c, "on %s to say %s %d at %d (it says %s %d at %d)", c, mark.State, mark.Epoch, want[tp].Next,
 				got.Mark.State, got.Mark.Epoch, got.Offset))
 		}
 	}

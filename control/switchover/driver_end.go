@@ -32,7 +32,7 @@ func (d *Driver) decide() {
 	case f.settled:
 		d.backToDrain(fmt.Sprintf("generation %d of %s is gone and nothing has moved", d.p.Actor.Generation, d.p.Active), nil)
 	default:
-		d.again(fmt.Sprintf("%s to decide on %s (it says %s)", d.p.Actor.Instance, d.p.Active, word))
+		d.again(someone(d.p.Actor.Instance, d.p.Active, "to decide on %s (it says %s)", d.p.Active, word))
 	}
 }
 
@@ -59,10 +59,10 @@ func (d *Driver) announceMove() {
 // announce waits until every instance lives on the new home, or has been put
 // out of the group there.
 func (d *Driver) announce() {
-	var waits []string
+	var waits []Wait
 	for _, l := range d.leases {
 		if l.Home != d.p.Active || l.HomeEpoch < d.p.Epoch {
-			waits = append(waits, fmt.Sprintf("%s to live on %s (it says %q, epoch %d)", l.Instance, d.p.Active, l.Home, l.HomeEpoch))
+			waits = append(waits, someone(l.Instance, d.p.Active, "to live on %s (it says %q, epoch %d)", d.p.Active, l.Home, l.HomeEpoch))
 		}
 	}
 	if len(waits) > 0 {
@@ -86,7 +86,7 @@ func (d *Driver) announce() {
 	}
 	for _, m := range f.Groups[d.p.Active].Members {
 		if !d.isMember(d.p.Active, m.ID) {
-			waits = append(waits, "member "+m.String()+" to get a lease, or to be put out of the group")
+			waits = append(waits, Wait{Member: "member " + m.String(), Cluster: d.p.Active, What: "to get a lease, or to be put out of the group"})
 		}
 	}
 	if len(waits) > 0 {
@@ -117,7 +117,7 @@ func (d *Driver) verify() {
 	}
 	first := d.firsts()
 	if len(first) < len(d.p.Seeds) && d.now-d.phaseAt < d.req.Verify {
-		d.say(fmt.Sprintf("the first record of %d of %d partitions", len(d.p.Seeds)-len(first), len(d.p.Seeds)))
+		d.say(thing("the first record of %d of %d partitions", len(d.p.Seeds)-len(first), len(d.p.Seeds)))
 		return
 	}
 	var early []string
@@ -163,7 +163,7 @@ func (d *Driver) recall() bool {
 		return false
 	}
 	if t := f.Translate; t == nil || !t.Final() || len(t.Cut) != len(d.p.Cut) {
-		d.again("the places of the cut to be told again")
+		d.again(thing("the places of the cut to be told again"))
 		return false
 	}
 	d.p.Seeds, d.exact = f.Translate.Cut, exactOf(f.Translate)
@@ -266,13 +266,13 @@ func (d *Driver) undo() {
 		m := membership(&l, d.p.Active)
 		switch {
 		case l.Drained != 0:
-			return "still stands still"
+			return "to go back to work (it stands still)"
 		case m == nil || !m.Good:
-			return "is between two generations of " + string(d.p.Active)
+			return "to stand in a generation of " + string(d.p.Active)
 		case d.decideGen != 0 && m.Generation <= d.decideGen:
-			return fmt.Sprintf("is in generation %d of %s, in which a decision might still come", m.Generation, d.p.Active)
+			return fmt.Sprintf("to leave generation %d of %s, in which a decision might still come", m.Generation, d.p.Active)
 		case l.Home != d.p.Active:
-			return fmt.Sprintf("says its home is %q", l.Home)
+			return fmt.Sprintf("to live on %s (it says %q)", d.p.Active, l.Home)
 		}
 		return ""
 	})

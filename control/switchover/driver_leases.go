@@ -3,7 +3,6 @@ package switchover
 import (
 	"fmt"
 	"slices"
-	"strings"
 
 	"github.com/starferry/starferry"
 	"github.com/starferry/starferry/control"
@@ -11,18 +10,18 @@ import (
 
 // heard names the instances that have not answered the present revision, and
 // those of which what says something.
-func (d *Driver) heard(what func(control.Lease) string) []string {
+func (d *Driver) heard(what func(control.Lease) string) []Wait {
 	if len(d.leases) == 0 {
-		return []string{"a live instance"}
+		return []Wait{thing("a live instance")}
 	}
-	var waits []string
+	var waits []Wait
 	for _, l := range d.leases {
 		if l.Revision != d.rev {
-			waits = append(waits, fmt.Sprintf("%s to answer revision %d (it answers %d)", l.Instance, d.rev, l.Revision))
+			waits = append(waits, someone(l.Instance, "", "to answer revision %d (it answers %d)", d.rev, l.Revision))
 		} else if l.Epoch < d.p.Epoch {
-			waits = append(waits, strings.TrimSpace(fmt.Sprintf("%s to obey epoch %d %s", l.Instance, d.p.Epoch, l.Refusal)))
+			waits = append(waits, someone(l.Instance, "", "to obey epoch %d %s", d.p.Epoch, l.Refusal))
 		} else if s := what(l); s != "" {
-			waits = append(waits, fmt.Sprintf("%s, which %s", l.Instance, s))
+			waits = append(waits, someone(l.Instance, d.p.Active, "%s", s))
 		}
 	}
 	return waits
@@ -30,8 +29,8 @@ func (d *Driver) heard(what func(control.Lease) string) []string {
 
 // standing names the instances without a good membership on a cluster, in the
 // one generation that all share.
-func (d *Driver) standing(c starferry.ClusterName, also func(control.Lease) string) []string {
-	var waits []string
+func (d *Driver) standing(c starferry.ClusterName, also func(control.Lease) []Wait) []Wait {
+	var waits []Wait
 	var latest starferry.Generation
 	for _, l := range d.leases {
 		if m := membership(&l, c); m != nil {
@@ -42,15 +41,13 @@ func (d *Driver) standing(c starferry.ClusterName, also func(control.Lease) stri
 		m := membership(&l, c)
 		switch {
 		case m == nil:
-			waits = append(waits, fmt.Sprintf("%s to join %s", l.Instance, c))
+			waits = append(waits, someone(l.Instance, c, "to join %s", c))
 		case !m.Good:
-			waits = append(waits, fmt.Sprintf("%s to stand well on %s", l.Instance, c))
+			waits = append(waits, someone(l.Instance, c, "to stand well on %s", c))
 		case m.Generation != latest:
-			waits = append(waits, fmt.Sprintf("%s to reach generation %d of %s (it is in %d)", l.Instance, latest, c, m.Generation))
+			waits = append(waits, someone(l.Instance, c, "to reach generation %d of %s (it is in %d)", latest, c, m.Generation))
 		case also != nil:
-			if s := also(l); s != "" {
-				waits = append(waits, fmt.Sprintf("%s %s", l.Instance, s))
-			}
+			waits = append(waits, also(l)...)
 		}
 	}
 	return waits
@@ -59,16 +56,17 @@ func (d *Driver) standing(c starferry.ClusterName, also func(control.Lease) stri
 // stillness is the part of the drain barrier that leases tell: everyone stands
 // still for this epoch, in one generation, and answers this revision. It returns
 // the union of what they have committed.
-func (d *Driver) stillness() ([]string, starferry.Cut) {
-	var waits []string
+func (d *Driver) stillness() ([]Wait, starferry.Cut) {
+	var waits []Wait
 	if d.p.Phase == control.Drain || len(d.leases) == 0 { // later orders are for one member alone
 		waits = d.heard(func(control.Lease) string { return "" })
 	}
-	waits = append(waits, d.standing(d.p.Active, func(l control.Lease) string {
-		if l.Drained != d.p.Epoch {
-			return strings.TrimSpace(fmt.Sprintf("to finish what is in flight and commit it (epoch %d) %s", d.p.Epoch, l.Refusal))
+	waits = append(waits, d.standing(d.p.Active, func(l control.Lease) []Wait {
+		if l.Drained == d.p.Epoch {
+			return nil
 		}
-		return ""
+		return append([]Wait{someone(l.Instance, d.p.Active, "to finish what is in flight and commit it (epoch %d) %s", d.p.Epoch, l.Refusal)},
+			inFlight(l, d.p.Active)...)
 	})...)
 	cut := starferry.Cut{}
 	for _, l := range d.leases {
@@ -81,17 +79,17 @@ func (d *Driver) stillness() ([]string, starferry.Cut) {
 	}
 	for _, tp := range d.partitions() {
 		if _, ok := cut[tp]; !ok {
-			waits = append(waits, fmt.Sprintf("somebody to commit %s on %s", tp, d.p.Active))
+			waits = append(waits, lane(tp, d.p.Active, "to be committed by somebody on %s", d.p.Active))
 		}
 	}
 	if len(cut) == 0 {
-		waits = append(waits, "a partition to move")
+		waits = append(waits, thing("a partition to move"))
 	}
 	return waits, cut
 }
 
 // covered names the partitions that nobody holds on a cluster.
-func (d *Driver) covered(c starferry.ClusterName) []string {
+func (d *Driver) covered(c starferry.ClusterName) []Wait {
 	held := map[starferry.TopicPartition]bool{}
 	for _, l := range d.leases {
 		if m := membership(&l, c); m != nil {
@@ -100,10 +98,10 @@ func (d *Driver) covered(c starferry.ClusterName) []string {
 			}
 		}
 	}
-	var waits []string
+	var waits []Wait
 	for _, tp := range d.partitions() {
 		if !held[tp] {
-			waits = append(waits, fmt.Sprintf("somebody to hold %s on %s", tp, c))
+			waits = append(waits, lane(tp, c, "to be held by somebody on %s", c))
 		}
 	}
 	return waits
@@ -111,30 +109,33 @@ func (d *Driver) covered(c starferry.ClusterName) []string {
 
 // members compares the groups as Kafka reports them with the live instances. It
 // returns what to wait for, and the members that are no live instance.
-func (d *Driver) members(f *Answers) (waits, strangers []string) {
+func (d *Driver) members(f *Answers) (waits []Wait, strangers []stranger) {
 	for _, c := range []starferry.ClusterName{d.p.Active, d.p.Target} {
 		g, ok := f.Groups[c]
 		if !ok {
 			continue
 		}
 		if g.State != "Stable" {
-			waits = append(waits, fmt.Sprintf("the group on %s to be stable (it is %s)", c, g.State))
+			waits = append(waits, Wait{Cluster: c, What: fmt.Sprintf("the group on %s to be stable (it is %s)", c, g.State)})
 			continue
 		}
 		for _, m := range g.Members {
 			if !d.isMember(c, m.ID) {
-				strangers = append(strangers, fmt.Sprintf("member %s on %s, which is no live instance", m, c))
+				strangers = append(strangers, stranger{c, m})
 			}
 		}
 		for _, l := range d.leases {
 			m := membership(&l, c)
 			if m == nil || !slices.ContainsFunc(g.Members, func(s MemberSeen) bool { return s.ID == m.Member }) {
-				waits = append(waits, fmt.Sprintf("%s to be a member on %s", l.Instance, c))
+				waits = append(waits, someone(l.Instance, c, "to be a member on %s", c))
 			}
 		}
 	}
-	slices.Sort(strangers)
-	return append(waits, strangers...), strangers
+	slices.SortFunc(strangers, stranger.compare)
+	for _, s := range strangers {
+		waits = append(waits, s.wait())
+	}
+	return waits, strangers
 }
 
 // actor chooses the member that carries out an order on a cluster: the first by

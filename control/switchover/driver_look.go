@@ -42,7 +42,7 @@ func (d *Driver) look() {
 func (d *Driver) others() {
 	patience := max(d.p.DrainDeadlineMS, d.req.DrainDeadline)
 	if d.now-d.beatAt <= patience {
-		d.say(fmt.Sprintf("a switch to %s by %q is open since epoch %d; it goes on, or is undone after %d ms of silence", d.p.Target, d.p.By, d.p.Epoch, patience))
+		d.say(thing("a switch to %s by %q is open since epoch %d; it goes on, or is undone after %d ms of silence", d.p.Target, d.p.By, d.p.Epoch, patience))
 		if d.now >= d.retryAt {
 			d.retryAt = d.now + 4*retryEvery
 			d.reading = true
@@ -74,7 +74,7 @@ func (d *Driver) repair(home starferry.ClusterName, e starferry.Epoch, why strin
 	if e == d.own && home == d.req.Target { // the order to go back has dropped whose it was
 		p.Token, p.By, p.Why, p.Link = d.req.Token, d.req.By, d.req.Why, d.req.Link
 	}
-	d.say(fmt.Sprintf("%s: the group lives on %s since epoch %d, so the placement is set right", why, home, e))
+	d.say(thing("%s: the group lives on %s since epoch %d, so the placement is set right", why, home, e))
 	d.write(p)
 }
 
@@ -137,62 +137,49 @@ func (d *Driver) survey(f *Answers, home starferry.ClusterName) *Failure {
 	}
 	src := f.Groups[d.req.Source]
 	for _, c := range []starferry.ClusterName{d.req.Source, d.req.Target} {
-		if t := f.Groups[c].ProtocolType; t != "" && t != "consumer" {
-			return &Failure{Expected: fmt.Sprintf("an ordinary consumer group on %s", c), Found: []string{fmt.Sprintf("a group of protocol type %q", t)},
-				Do: "groups of Kafka Connect, Streams and share groups are moved by their own tools"}
+		if refusal := foreignGroup(c, f.Groups[c]); refusal != nil {
+			return refusal
 		}
 	}
 	if len(d.leases) == 0 {
 		return d.nobody(src, f.Commits[d.req.Source])
 	}
-	if old := d.outdated(); len(old) > 0 {
-		return &Failure{Expected: fmt.Sprintf("every instance to speak protocol version %d", control.ProtocolVersion), Found: old,
-			Do: "deploy a newer library to them first"}
+	if old := d.outdated(); old != nil {
+		return old
 	}
-	var foreign []string
-	for tp, c := range f.Commits[d.req.Target] {
-		if c.Mark == nil {
-			foreign = append(foreign, fmt.Sprintf("%s at %d", tp, c.Offset))
+	var foreign []Row
+	found := f.Commits[d.req.Target]
+	for _, tp := range found.partitions() {
+		if c := found[tp]; c.Mark == nil {
+			foreign = append(foreign, Row{Subject: tp.String(), What: fmt.Sprintf("at %d on %s", c.Offset, d.req.Target), Why: "committed by another client"})
 		}
 	}
-	if slices.Sort(foreign); len(foreign) > 0 {
-		return &Failure{Expected: fmt.Sprintf("no offsets of another client for this group on %s", d.req.Target), Found: foreign,
-			Do: fmt.Sprintf("make sure that nothing else uses the group there, then delete its offsets: kafka-consumer-groups.sh --delete-offsets on %s", d.req.Target)}
+	if len(foreign) > 0 {
+		return refusal(fmt.Sprintf("no offsets of another client for this group on %s", d.req.Target),
+			fmt.Sprintf("make sure that nothing else uses the group there, then delete its offsets: kafka-consumer-groups.sh --delete-offsets on %s", d.req.Target), foreign...)
 	}
 	return d.lanes(f.Link)
 }
 
 func (d *Driver) nobody(src GroupSeen, commits Found) *Failure {
-	fail := &Failure{Expected: "live instances that use the starferry library"}
+	const expected = "live instances that use the starferry library"
+	var rows []Row
 	for _, m := range src.Members {
-		fail.Found = append(fail.Found, "member "+m.String()+" without a lease")
+		rows = append(rows, stranger{d.req.Source, m}.row())
 	}
 	switch {
-	case len(src.Members) > 0:
-		fail.Do = "deploy the library to that service and give it the address of NATS, or stop it"
+	case len(rows) > 0:
+		return refusal(expected, "deploy the library to that service and give it the address of NATS; or stop it and move its group with mode=\"external\"", rows...)
 	case len(commits) > 0:
-		fail.Found = []string{fmt.Sprintf("committed offsets of %d partitions on %s and no member", len(commits), d.req.Source)}
-		fail.Do = "start the service and switch again"
-	default:
-		fail.Found = []string{fmt.Sprintf("neither a member nor a committed offset of this group on %s", d.req.Source)}
-		fail.Do = "check the name of the group"
+		return refusal(expected, "", Row{Subject: "group on " + string(d.req.Source), What: fmt.Sprintf("has committed offsets of %d partitions and no member", len(commits)),
+			Do: "start the service and switch again; or move it as it is with mode=\"external\""})
 	}
-	return fail
+	return refusal(expected, "", Row{Subject: "group on " + string(d.req.Source), What: "has neither a member nor a committed offset", Do: "check the name of the group"})
 }
 
 // String names the member as an operator finds it.
 func (m MemberSeen) String() string {
 	return fmt.Sprintf("%s (client id %s, host %s)", m.ID, m.Client, m.Host)
-}
-
-func (d *Driver) outdated() []string {
-	var old []string
-	for _, l := range d.leases {
-		if l.Version < control.ProtocolVersion {
-			old = append(old, fmt.Sprintf("%s on %s speaks version %d (library %s)", l.Instance, l.Host, l.Version, l.Library))
-		}
-	}
-	return old
 }
 
 // lanes refuses topics that the link does not copy and lanes that will not move
@@ -201,21 +188,20 @@ func (d *Driver) lanes(l *LinkSeen) *Failure {
 	if l == nil {
 		l = &LinkSeen{}
 	}
-	var outside, stopped []string
+	var outside, stopped []Row
 	for _, tp := range d.partitions() {
 		if why, ok := l.Stopped[tp]; ok {
-			stopped = append(stopped, fmt.Sprintf("%s: %s", tp, why))
+			stopped = append(stopped, Row{Subject: tp.String(), What: "is not being copied", Why: why, Do: "remove the reason"})
 		} else if _, ok := l.Lag[tp]; !ok {
-			outside = append(outside, tp.String())
+			outside = append(outside, Row{Subject: tp.String(), What: "is read by the group", Why: fmt.Sprintf("link %s does not copy it", d.req.Link)})
 		}
 	}
 	if len(outside) > 0 {
-		return &Failure{Expected: fmt.Sprintf("every partition the group reads to be copied by link %s", d.req.Link), Found: outside,
-			Do: "add their topics to the link with replicate, or unsubscribe from them"}
+		return refusal(fmt.Sprintf("every partition the group reads to be copied by link %s", d.req.Link),
+			"add their topics to the link with replicate, or unsubscribe from them", outside...)
 	}
 	if len(stopped) > 0 {
-		return &Failure{Expected: fmt.Sprintf("every lane of link %s to be healthy", d.req.Link), Found: stopped,
-			Do: "remove the reason, then switch again"}
+		return refusal(fmt.Sprintf("every lane of link %s to be healthy", d.req.Link), "remove the reason, then switch again (starferry links shows it)", stopped...)
 	}
 	return nil
 }

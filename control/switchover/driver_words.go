@@ -103,11 +103,20 @@ func (Abandon) news()    {}
 type GroupSeen struct {
 	State        string // Stable, PreparingRebalance, …
 	ProtocolType string
+	Protocol     string // the assignor that all members agree on
 	Members      []MemberSeen
 }
 
 // MemberSeen is one member as the coordinator describes it.
-type MemberSeen struct{ ID, Client, Host string }
+type MemberSeen struct {
+	ID, Client, Host string
+	// Library is true for members that use the library. Boot is then that of the
+	// instance, unless it is a static member.
+	Library bool
+	Boot    string
+	// Static is its group.instance.id, if it has one.
+	Static string
+}
 
 // LinkSeen is how the link's lanes stand: a partition that appears nowhere has
 // no lane.
@@ -149,7 +158,14 @@ type (
 		settled bool
 	}
 	// Say tells people what the switch waits for.
-	Say struct{ Phase, Waits string }
+	Say struct {
+		Phase, Waits string
+		// Rows are the same one by one; More counts those that were left out.
+		Rows []Wait
+		More int
+		// Began is when the request began, Since when the phase did, Unix ms.
+		Began, Since int64
+	}
 	// Finished is the last order of a switch that has been made.
 	Finished struct{ Report Report }
 	// Failed is the last order of one that has not, or not completely.
@@ -188,8 +204,10 @@ type Failure struct {
 	Phase    string
 	Expected string
 	Found    []string
-	Stands   string // what stands now
-	Do       string
+	// Rows are what was found one by one, for tables; empty where Found says all.
+	Rows   []Row
+	Stands string // what stands now
+	Do     string
 	// Conflict: another agent drives the group.
 	Conflict bool
 	// Moved: the decision has been made all the same.

@@ -293,7 +293,7 @@ func (w *drill) check(o Order) {
 		p := o.Placement
 		if p.Phase == control.Decide {
 			if diff := differences(p.Target, w.sides[p.Target].found, p.Seeds, control.Mark{State: control.Seeded, Epoch: p.Epoch, Cluster: p.Active}); len(diff) > 0 {
-				w.bad = append(w.bad, "orders to decide without a seed: "+list(diff, 5))
+				w.bad = append(w.bad, "orders to decide without a seed: "+list(texts(diff), 5))
 			}
 		}
 		if p.Phase == control.Announce {
