@@ -52,6 +52,8 @@ func (b *bench) startSide(ctx context.Context, name string) (*side, error) {
 	b.say("starting Kafka %s as %s", b.Kafka, name)
 	broker, err := kafkatest.StartBroker(ctx, kafkatest.BrokerOptions{
 		Version: b.Kafka, Jars: b.Jars, Dir: filepath.Join(b.dir, "kafka-"+name), Heap: brokerHeap,
+		// Kafka's default, by which a group waits for more members when it begins.
+		Properties: map[string]string{"group.initial.rebalance.delay.ms": "3000"},
 	})
 	if err != nil {
 		return nil, err

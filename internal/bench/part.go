@@ -30,6 +30,7 @@ func parts() []part {
 		{"recovery", "kill -9 and the map deleted", recovery},
 		{"takeover", "another shard takes over 1,000 lanes in 64 buckets", takeover},
 		{"reread", "records a moved group reads again, beside MirrorMaker 2", reread},
+		{"switch", "the pause of a group that changes cluster, beside leave and join", switches},
 		{"lanes", "memory and idle cost of 1,000 and 10,000 lanes", lanes},
 	}
 }

@@ -45,20 +45,46 @@ func (c *conn) shut() {
 // errTrick ends a connection that a trick has broken.
 var errTrick = errors.New("broken by a trick")
 
+// arrival is a frame with the time it came in: each is delayed from then on, so
+// that what follows is not held up by the delay of what went before.
+type arrival struct {
+	frame []byte
+	at    time.Time
+}
+
+// ahead is how many frames of one way are read and not passed on yet.
+const ahead = 64
+
+// frames reads one way until its end; the channel is closed then.
+func (c *conn) frames(from net.Conn) <-chan arrival {
+	out := make(chan arrival, ahead)
+	c.p.work.Go(func() {
+		defer close(out)
+		in := bufio.NewReaderSize(from, 64<<10)
+		for {
+			frame, err := readFrame(in)
+			if err != nil {
+				return
+			}
+			select {
+			case out <- arrival{frame, time.Now()}:
+			case <-c.ctx.Done():
+				return
+			}
+		}
+	})
+	return out
+}
+
 // requests passes on what the client says.
 func (c *conn) requests() {
-	in := bufio.NewReaderSize(c.client, 64<<10)
-	for {
-		frame, err := readFrame(in)
-		if err == nil {
-			err = c.request(frame)
+	for a := range c.frames(c.client) {
+		if c.request(a) != nil {
+			break
 		}
-		if err != nil {
-			if c.late { // a reset must not overtake what came late
-				_ = c.pause(lateGrace)
-			}
-			return
-		}
+	}
+	if c.late { // a reset must not overtake what came late
+		_ = c.pause(lateGrace)
 	}
 }
 
@@ -66,7 +92,8 @@ func (c *conn) requests() {
 const lateGrace = 500 * time.Millisecond
 
 // request passes one request on, or plays the trick that waits for it.
-func (c *conn) request(frame []byte) error {
+func (c *conn) request(a arrival) error {
+	frame := a.frame
 	h, err := parseHeader(frame)
 	if err != nil {
 		return err
@@ -78,11 +105,11 @@ func (c *conn) request(frame []byte) error {
 		held.n.Add(1)
 		<-held.open
 		c.late = true
-		return c.write(c.broker, frame)
+		return c.write(c.broker, a)
 	}
 	t := c.p.trick(h.key)
 	if t != nil && t.Deed == CutRequest {
-		_ = c.write(c.broker, frame[:len(frame)/2])
+		_ = c.write(c.broker, arrival{frame[:len(frame)/2], a.at})
 		return errTrick
 	}
 	if t != nil && t.Deed == Refuse {
@@ -92,26 +119,25 @@ func (c *conn) request(frame []byte) error {
 		}
 		c.answering.Lock()
 		defer c.answering.Unlock()
-		return c.write(c.client, answer)
+		return c.write(c.client, arrival{answer, a.at})
 	}
 	c.mu.Lock()
 	c.asked[h.correlation] = request{h.key, h.version, t}
 	c.mu.Unlock()
-	return c.write(c.broker, frame)
+	return c.write(c.broker, a)
 }
 
 // answers passes on what the broker says.
 func (c *conn) answers() {
-	in := bufio.NewReaderSize(c.broker, 64<<10)
-	for {
-		frame, err := readFrame(in)
-		if err != nil || c.answer(frame) != nil {
+	for a := range c.frames(c.broker) {
+		if c.answer(a) != nil {
 			return
 		}
 	}
 }
 
-func (c *conn) answer(frame []byte) error {
+func (c *conn) answer(a arrival) error {
+	frame := a.frame
 	if len(frame) < 8 {
 		return fmt.Errorf("answer of %d bytes", len(frame))
 	}
@@ -133,7 +159,7 @@ func (c *conn) answer(frame []byte) error {
 		case CutAnswer:
 			c.answering.Lock()
 			defer c.answering.Unlock()
-			_ = c.write(c.client, frame[:len(frame)/2])
+			_ = c.write(c.client, arrival{frame[:len(frame)/2], a.at})
 			return errTrick
 		case Lie:
 			lie, err := falsify(q, frame, q.trick.Code)
@@ -145,19 +171,20 @@ func (c *conn) answer(frame []byte) error {
 	}
 	c.answering.Lock()
 	defer c.answering.Unlock()
-	return c.write(c.client, frame)
+	return c.write(c.client, arrival{frame, a.at})
 }
 
 // slice is how much is written at once when there is a rate to keep.
 const slice = 8 << 10
 
 // write sends a frame as the weather lets it.
-func (c *conn) write(to net.Conn, frame []byte) error {
+func (c *conn) write(to net.Conn, a arrival) error {
+	frame := a.frame
 	for waited := false; ; {
 		w, changed := c.p.now()
 		if !w.Frozen {
 			if w.Delay > 0 && !waited {
-				if err := c.pause(w.Delay); err != nil {
+				if err := c.pause(time.Until(a.at.Add(w.Delay))); err != nil {
 					return err
 				}
 			}
