@@ -1,6 +1,7 @@
 package control
 
 import (
+	"encoding/base64"
 	"errors"
 	"fmt"
 	"strconv"
@@ -18,6 +19,9 @@ type Mark struct {
 	Cluster starferry.ClusterName
 	// Handled are ranges beyond the committed offset that are already handled.
 	Handled []starferry.Range
+	// Was is the metadata of another client that this mark stands in for, so
+	// that it can be put back byte for byte.
+	Was string
 }
 
 // State is the state a mark puts a partition in.
@@ -65,6 +69,10 @@ func (m Mark) String() string {
 			b.WriteByte(',')
 		}
 		fmt.Fprintf(&b, "%d-%d", r.From, r.To)
+	}
+	if m.Was != "" {
+		b.WriteString(" w=")
+		b.WriteString(base64.RawURLEncoding.EncodeToString([]byte(m.Was)))
 	}
 	return b.String()
 }
@@ -121,6 +129,12 @@ func (m *Mark) set(field string) error {
 			}
 			m.Handled = append(m.Handled, starferry.Range{From: starferry.Offset(a), To: starferry.Offset(b)})
 		}
+	case "w":
+		was, err := base64.RawURLEncoding.DecodeString(value)
+		if err != nil {
+			return fmt.Errorf("former metadata %q is not in base64: %w", value, err)
+		}
+		m.Was = string(was)
 	default:
 		return fmt.Errorf("unknown field %q", field)
 	}

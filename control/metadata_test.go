@@ -17,6 +17,7 @@ func TestMarksReadBackWhatTheyWrite(t *testing.T) {
 		{"starferry/1 draining e=8", Mark{State: Draining, Epoch: 8}},
 		{"starferry/1 seeded e=8 c=dc1", Mark{State: Seeded, Epoch: 8, Cluster: "dc1"}},
 		{"starferry/1 moved e=8 c=dc2", Mark{State: Moved, Epoch: 8, Cluster: "dc2"}},
+		{"starferry/1 draining e=8 w=eCB5IPCfkqk", Mark{State: Draining, Epoch: 8, Was: "x y 💩"}},
 		{"starferry/1 home e=9 h=12-14,20-21", Mark{State: Home, Epoch: 9, Handled: []starferry.Range{{From: 12, To: 14}, {From: 20, To: 21}}}},
 	} {
 		require.Equal(t, tc.text, tc.mark.String())
@@ -40,6 +41,7 @@ func TestForeignMetadataIsToldFromBroken(t *testing.T) {
 		"starferry/1 seeded e=1":          "seeded without a cluster",
 		"starferry/1 home e=1 h=5-5":      "no range",
 		"starferry/1 home e=1 h=9-5":      "no range",
+		"starferry/1 draining e=1 w=!":    "not in base64",
 		"starferry/1 home e=1 colour=red": `unknown field "colour=red"`,
 	} {
 		_, err := ParseMark(s)
@@ -51,6 +53,7 @@ func TestForeignMetadataIsToldFromBroken(t *testing.T) {
 func FuzzParseMark(f *testing.F) {
 	f.Add("starferry/1 home e=9 h=12-14,20-21")
 	f.Add("starferry/1 moved e=8 c=dc2")
+	f.Add("starferry/1 draining e=8 w=eCB5IPCfkqk")
 	f.Fuzz(func(t *testing.T, s string) {
 		m, err := ParseMark(s)
 		if err != nil {

@@ -249,7 +249,7 @@ func TestGroupsAreDescribed(t *testing.T) {
 
 	all, err := c.Groups(ctx)
 	require.NoError(t, err)
-	require.Contains(t, all, wire.ListedGroup{Group: g, ProtocolType: "consumer", State: "Stable"})
+	require.Contains(t, all, wire.ListedGroup{Group: g, ProtocolType: "consumer", State: "Stable", Kind: "classic"})
 }
 
 // A new owner of a transactional id shuts out the old owner's plain idempotent

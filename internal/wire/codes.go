@@ -98,6 +98,10 @@ func spreadCodes(resp kmsg.Response) (all []int16) {
 		for _, g := range r.Groups {
 			all = append(all, g.ErrorCode)
 		}
+	case *kmsg.ConsumerGroupDescribeResponse:
+		for _, g := range r.Groups {
+			all = append(all, g.ErrorCode)
+		}
 	case *kmsg.DeleteGroupsResponse:
 		for _, g := range r.Groups {
 			all = append(all, g.ErrorCode)

@@ -38,6 +38,7 @@ type ListedGroup struct {
 	Group        starferry.Group
 	ProtocolType string
 	State        string // empty before Kafka 2.6
+	Kind         string // classic, consumer, share, streams; empty before Kafka 3.8
 }
 
 // DescribeGroup asks a group's coordinator about it.
@@ -140,7 +141,7 @@ func (c *Cluster) groupsOf(ctx context.Context, broker int32) ([]ListedGroup, er
 		}
 		var list []ListedGroup
 		for _, g := range resp.Groups {
-			list = append(list, ListedGroup{starferry.Group(g.Group), g.ProtocolType, g.GroupState})
+			list = append(list, ListedGroup{starferry.Group(g.Group), g.ProtocolType, g.GroupState, g.GroupType})
 		}
 		return list, nil
 	}

@@ -194,7 +194,7 @@ func repeatable(req kmsg.Request, err error) bool {
 func harmless(req kmsg.Request) bool {
 	switch r := req.(type) {
 	case *kmsg.MetadataRequest, *kmsg.ListOffsetsRequest, *kmsg.OffsetFetchRequest, *kmsg.FindCoordinatorRequest,
-		*kmsg.DescribeGroupsRequest, *kmsg.ListGroupsRequest, *kmsg.DescribeConfigsRequest, *kmsg.FetchRequest,
+		*kmsg.DescribeGroupsRequest, *kmsg.ConsumerGroupDescribeRequest, *kmsg.ListGroupsRequest, *kmsg.DescribeConfigsRequest, *kmsg.FetchRequest,
 		*kmsg.OffsetForLeaderEpochRequest, *kmsg.DescribeClusterRequest, *kmsg.DescribeProducersRequest,
 		*kmsg.DescribeTransactionsRequest, *kmsg.ListTransactionsRequest, *kmsg.ApiVersionsRequest,
 		*kmsg.HeartbeatRequest, *kmsg.SyncGroupRequest, *kmsg.AddPartitionsToTxnRequest:

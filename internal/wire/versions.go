@@ -43,7 +43,7 @@ func spoken(req kmsg.Request) span {
 	case kmsg.DescribeGroups:
 		return span{0, 5} // 6 makes an unknown group an error; up to 5 its state is Dead
 	case kmsg.ListGroups:
-		return span{0, 4} // 4: states. 5 adds group types
+		return span{0, 5} // 4: states. 5: kinds (KIP-848)
 	case kmsg.SASLHandshake:
 		return span{1, 1} // 1: tokens travel in SaslAuthenticate (KIP-152)
 	case kmsg.ApiVersions:
