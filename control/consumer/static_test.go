@@ -44,7 +44,7 @@ func (e *estate) members(on starferry.Cluster, n int) []string {
 		for _, m := range d.Members {
 			ids = append(ids, m.ID)
 		}
-		return err == nil && d.State == "Stable" && len(ids) == n
+		return err == nil && (d.State == "Stable" || n == 0) && len(ids) == n
 	}, patience, 5*time.Millisecond, "the group on %s never has %d members", on.Name, n)
 	return ids
 }
