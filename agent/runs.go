@@ -30,8 +30,9 @@ var errStopping = errors.New("the agent is stopping; the run stays open in the j
 type active struct {
 	run    string
 	mu     sync.Mutex
-	ending *api.Ending   // nil: running
-	over   chan struct{} // closed: another has taken the run up, and answers for it
+	ending *api.Ending      // nil: running
+	waits  *scripting.Event // the newest progress; nil: it does not wait
+	over   chan struct{}    // closed: another has taken the run up, and answers for it
 	begun  chan struct{}
 	once   sync.Once
 	retire sync.Once
@@ -64,7 +65,16 @@ func (w written) Append(ctx context.Context, after uint64, r scripting.Record) (
 func (a *active) progress(agent string) api.Progress {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	return api.Progress{Run: a.run, Agent: agent, Running: a.ending == nil, Ending: a.ending}
+	return api.Progress{Run: a.run, Agent: agent, Running: a.ending == nil, Ending: a.ending, Last: a.waits}
+}
+
+// heard keeps what the run waits for, for those who ask in the middle of it.
+func (a *active) heard(e scripting.Event) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.waits = nil; e.Kind == scripting.Progress {
+		a.waits = &e
+	}
 }
 
 // asked answers whoever follows the run. What asks for no answer is the word that
@@ -181,6 +191,7 @@ func (a *Agent) own(ctx context.Context, run string, interrupt context.CancelCau
 func (a *Agent) carryOut(ctx context.Context, act *active, by string, do work) {
 	runner := a.runner(by, func(e scripting.Event) {
 		act.once.Do(func() { close(act.begun) })
+		act.heard(e)
 		a.publish(e)
 	})
 	runner.Journal = written{a.journal, act, a.ctx}
@@ -188,6 +199,7 @@ func (a *Agent) carryOut(ctx context.Context, act *active, by string, do work) {
 	ending := &api.Ending{Exit: scripting.ExitCode(err), Outcome: out}
 	if err != nil {
 		ending.Text = err.Error()
+		errors.As(err, &ending.Refused)
 	}
 	act.mu.Lock()
 	act.ending = ending

@@ -184,8 +184,9 @@ type SwitchRequest struct {
 	By      string        `json:"by"`
 	Why     string        `json:"why"`
 	Token   string        `json:"token"`
-	// Progress, if set, is told each phase and what it waits for.
-	Progress func(phase, waits string) `json:"-"`
+	// Progress, if set, is told each phase and what it waits for, and the same
+	// again from time to time.
+	Progress func(SwitchProgress) `json:"-"`
 }
 
 // SwitchReport is what a switch leaves behind.

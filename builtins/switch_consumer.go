@@ -3,6 +3,7 @@ package builtins
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -64,13 +65,7 @@ func (s switchConsumer) plan(ctx context.Context, c scripting.Call) (scripting.P
 func (s switchConsumer) request(c scripting.Call) SwitchRequest {
 	return SwitchRequest{Group: groupArg(c), Source: clusterArg(c, "source"), Target: clusterArg(c, "target"), Link: starferry.LinkName(c.Args.Text("link")),
 		Within: c.Args.Duration("within"), Standby: c.Args.Duration("standby"), By: c.By, Why: c.Why(), Token: c.Token,
-		Progress: func(phase, waits string) {
-			text := phase
-			if waits != "" {
-				text += ": " + waits
-			}
-			c.Progress(text)
-		}}
+		Progress: func(p SwitchProgress) { c.Tell(p.Line(), p) }}
 }
 
 func (s switchConsumer) run(ctx context.Context, c scripting.Call) (any, error) {
@@ -86,7 +81,11 @@ func (s switchConsumer) run(ctx context.Context, c scripting.Call) (any, error) 
 		return s.unchanged(c)
 	}
 	report, err := s.p.Hand.Switch(ctx, q)
-	if err != nil {
+	var refused *scripting.RefusedError
+	switch {
+	case errors.As(err, &refused):
+		return nil, refused // which says what, from where and why
+	case err != nil:
 		return nil, fmt.Errorf("switch group %s from %s to %s: %w", q.Group, q.Source, q.Target, err)
 	}
 	return s.result(report, true)

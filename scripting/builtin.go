@@ -82,9 +82,20 @@ type Call struct {
 	Clock Clock
 	// Progress tells people what a long call waits for. Never nil.
 	Progress func(text string)
+	// Details, if set, is told the same with something for programs beside it.
+	Details func(text string, detail any)
 	// Earlier are the effects that a plan has already predicted, oldest first.
 	// Empty in a run.
 	Earlier []Planned
+}
+
+// Tell tells people what a long call waits for, and programs the details.
+func (c Call) Tell(text string, detail any) {
+	if c.Details == nil {
+		c.Progress(text)
+		return
+	}
+	c.Details(text, detail)
 }
 
 // Why is the origin of the call for audit trails: run and place.

@@ -263,11 +263,16 @@ func (l *live) call(ctx context.Context, s *session, b *Builtin, args Args, wher
 
 func (e *engine) newCall(phase, stepID string, b *Builtin, args Args, where string) Call {
 	run := e.history.run
+	tell := func(text string, detail any) {
+		ev := Event{Run: run, At: e.clock.Now(), Kind: Progress, Phase: phase, Step: stepID, Builtin: b.Name, Where: where, Text: text}
+		if raw, err := json.Marshal(detail); err == nil && detail != nil {
+			ev.Detail = raw
+		}
+		e.r.emit(ev)
+	}
 	return Call{Run: run, Phase: phase, Step: stepID, Builtin: b.Name, Where: where, Args: args,
 		Token: token(run, stepID, e.history.phase(phase).attempt), By: e.r.By, Clock: e.clock,
-		Progress: func(text string) {
-			e.r.emit(Event{Run: run, At: e.clock.Now(), Kind: Progress, Phase: phase, Step: stepID, Builtin: b.Name, Where: where, Text: text})
-		}}
+		Progress: func(text string) { tell(text, nil) }, Details: tell}
 }
 
 // observe looks, and journals what was seen.
@@ -282,7 +287,7 @@ func (e *engine) observe(ctx context.Context, b *Builtin, c Call) (json.RawMessa
 	}
 	rec.Result, rec.Token = raw, ""
 	if runErr != nil {
-		rec.Error, rec.Result = runErr.Error(), nil
+		rec.Error, rec.Result = headline(runErr), nil
 	}
 	if err := e.write(ctx, rec); err != nil {
 		return nil, err
@@ -331,7 +336,7 @@ func (e *engine) perform(ctx context.Context, b *Builtin, c Call, old *step, inv
 		if ctx.Err() != nil {
 			return nil, &outside{context.Cause(ctx)} // the intent stays open
 		}
-		if werr := e.write(ctx, Record{Kind: Done, Phase: c.Phase, Step: c.Step, Builtin: b.Name, Error: err.Error()}); werr != nil {
+		if werr := e.write(ctx, Record{Kind: Done, Phase: c.Phase, Step: c.Step, Builtin: b.Name, Error: headline(err)}); werr != nil {
 			return nil, werr
 		}
 		return nil, &outside{err}

@@ -67,6 +67,8 @@ type failure struct {
 	Found    string `json:"found,omitempty"`
 	Script   bool   `json:"script,omitempty"`
 	Policy   string `json:"policy"`
+	// Refused is set if a call was refused for reasons that make a table.
+	Refused *RefusedError `json:"refused,omitempty"`
 }
 
 // step is one journaled call.

@@ -36,6 +36,8 @@ type Event struct {
 	Text    string          `json:"text,omitempty"` // one line for people
 	Error   string          `json:"error,omitempty"`
 	Result  json.RawMessage `json:"result,omitempty"`
+	// Detail is what a progress says to programs, if the builtin tells any.
+	Detail json.RawMessage `json:"detail,omitempty"`
 	// Summary is the result of an effect in one line, if its builtin has one.
 	Summary string `json:"summary,omitempty"`
 }

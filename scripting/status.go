@@ -33,6 +33,8 @@ type Status struct {
 	Held    []Held            `json:"held"`
 	Error   string            `json:"error,omitempty"` // why it stopped
 	Next    []string          `json:"next,omitempty"`  // commands
+	// Refused is why the last phase that failed was refused, if that makes a table.
+	Refused *RefusedError `json:"refused,omitempty"`
 	// Open is the call whose result is not known, if there is one.
 	Open string `json:"open,omitempty"`
 }
@@ -61,6 +63,9 @@ func (h *history) status(reg *Registry) *Status {
 		Started: time.UnixMilli(h.started), Updated: time.UnixMilli(h.updated), Held: h.held(reg), Error: h.err}
 	for _, name := range p.Phases {
 		ph := h.phase(name)
+		if ph.state == phaseFailed && ph.failure.Refused != nil {
+			s.Refused = ph.failure.Refused
+		}
 		s.Phases = append(s.Phases, PhaseStatus{Name: name, State: ph.state, Started: milli(ph.started), Ended: milli(ph.ended), Error: ph.err})
 		for _, st := range append(ph.do[:len(ph.do):len(ph.do)], ph.undo...) {
 			if st.open() {

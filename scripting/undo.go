@@ -25,12 +25,16 @@ func (e *engine) stop(ctx context.Context, ph *phase, err error) error {
 		script  *ScriptError
 		unmet   *UnmetError
 		unclear *unclearError
+		refused *RefusedError
 	)
 	if errors.As(err, &call) {
 		f.Where = call.where
 	}
 	if errors.As(err, &unmet) {
 		f.Expected, f.Found = unmet.Expected, unmet.Found
+	}
+	if errors.As(err, &refused) {
+		f.Refused = refused
 	}
 	if errors.As(err, &script) {
 		f.Script, f.Where = true, script.Where
@@ -45,7 +49,7 @@ func (e *engine) stop(ctx context.Context, ph *phase, err error) error {
 	if merr != nil {
 		return merr
 	}
-	text := err.Error()
+	text := headline(err)
 	if script != nil {
 		text = script.Text
 		if script.Hint != "" {
@@ -67,6 +71,9 @@ func (e *engine) finishFailure(ctx context.Context, ph *phase, cause error, agai
 		cause = errors.New(h.err)
 		if h.failure.Script {
 			cause = &ScriptError{Text: h.err}
+		}
+		if h.failure.Refused != nil {
+			cause = h.failure.Refused
 		}
 	}
 	stop := &StopError{Run: e.history.run, Phase: ph.name, Where: h.failure.Where, Expected: h.failure.Expected, Found: h.failure.Found, Err: cause}
@@ -112,7 +119,7 @@ func (e *StopError) reason() string {
 		return Unmet(e.Expected, e.Found).Error()
 	}
 	if e.Err != nil {
-		return e.Err.Error()
+		return headline(e.Err)
 	}
 	return "rollback incomplete"
 }

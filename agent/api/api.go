@@ -106,6 +106,8 @@ type Progress struct {
 	Run     string `json:"run"`
 	Agent   string `json:"agent"` // host and process id
 	Running bool   `json:"running"`
+	// Last is the newest progress, while it runs and waits for something.
+	Last *scripting.Event `json:"last,omitempty"`
 	// Ending is set when it is no longer running.
 	Ending *Ending `json:"ending,omitempty"`
 }
@@ -115,6 +117,8 @@ type Ending struct {
 	Exit    int                `json:"exit"`
 	Text    string             `json:"text,omitempty"` // what went wrong
 	Outcome *scripting.Outcome `json:"outcome,omitempty"`
+	// Refused is set if what went wrong makes a table.
+	Refused *scripting.RefusedError `json:"refused,omitempty"`
 }
 
 // Envelope wraps every answer.

@@ -253,10 +253,11 @@ func (c *cli) statusCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
+			now := underWay(ctx, client, args[0])
 			if json {
-				return asJSON(c.Out, s)
+				return asJSON(c.Out, runStatus{s, now})
 			}
-			return c.showStatus(s)
+			return c.showStatus(s, now)
 		},
 	}
 	cmd.Use = "status [RUN]"
@@ -265,7 +266,7 @@ func (c *cli) statusCommand() *cobra.Command {
 	return cmd
 }
 
-func (c *cli) showStatus(s scripting.Status) error {
+func (c *cli) showStatus(s scripting.Status, now *scripting.Event) error {
 	fmt.Fprintf(c.Out, "run      %s  (%s, %s)\nstate    %s\nstarted  %s by %s\n\n", s.Run, s.Name, s.File, s.State, s.Started.Local().Format(time.DateTime), s.By)
 	var rows [][]string
 	for _, p := range s.Phases {
@@ -281,13 +282,19 @@ func (c *cli) showStatus(s scripting.Status) error {
 	if s.Open != "" {
 		fmt.Fprintln(c.Out, "\nunder way, result not known yet:", s.Open)
 	}
+	if now != nil {
+		c.showWaits(now)
+	}
 	if len(s.Held) > 0 {
 		fmt.Fprintln(c.Out, "\nchanged and held now:")
 		for _, h := range s.Held {
 			fmt.Fprintf(c.Out, "  %s  %s\n", h.Step, h.Text)
 		}
 	}
-	if s.Error != "" {
+	switch {
+	case s.Refused != nil:
+		fmt.Fprintln(c.Out, "\n"+s.Refused.Error())
+	case s.Error != "":
 		fmt.Fprintln(c.Out, "\n"+s.Error)
 	}
 	if len(s.Next) > 0 {

@@ -6,6 +6,7 @@ import (
 	"io"
 	"time"
 
+	"github.com/starferry/starferry/builtins"
 	"github.com/starferry/starferry/scripting"
 )
 
@@ -22,6 +23,13 @@ type progress struct {
 	pending  bool   // a line stands that will be rewritten
 	failure  string // why the phase failed, which the run's failure need not repeat
 	beat     time.Time
+	waits    map[string]waiting // of each step, without a terminal
+}
+
+// waiting is what was said last of a step.
+type waiting struct {
+	key string
+	at  time.Time
 }
 
 func (c *cli) progress(asJSON bool) *progress {
@@ -49,6 +57,9 @@ func (p *progress) paint(colour, s string) string {
 
 // show prints one event.
 func (p *progress) show(e scripting.Event) {
+	if e.Kind == scripting.Progress && !p.terminal && !p.news(e) {
+		return
+	}
 	if p.json != nil {
 		if line, err := json.Marshal(e); err == nil {
 			fmt.Fprintln(p.json, string(line))
@@ -83,14 +94,44 @@ func (p *progress) show(e scripting.Event) {
 
 func (p *progress) wait(e scripting.Event) {
 	line := fmt.Sprintf("%s  %s: %s", e.At.Local().Format(time.TimeOnly), e.Phase, e.Text)
-	switch {
-	case p.terminal:
-		fmt.Fprint(p.w, clear+p.paint(dim, cut(line, 110)))
+	if p.terminal {
+		fmt.Fprint(p.w, clear+p.paint(dim, cut(line, columns(p.w)-1)))
 		p.pending = true
-	case time.Since(p.beat) >= heartbeat:
-		fmt.Fprintln(p.w, line)
-		p.beat = time.Now()
+		return
 	}
+	fmt.Fprintln(p.w, line)
+	p.beat = time.Now()
+}
+
+// worthSaying is how long a phase waits before a log is told what for.
+const worthSaying = 1000
+
+// switchProgress reads what a switch tells programs.
+func switchProgress(e scripting.Event) (d builtins.SwitchProgress, ok bool) {
+	return d, len(e.Detail) > 0 && json.Unmarshal(e.Detail, &d) == nil && d.Phase != ""
+}
+
+// news reports whether a progress says something else than the last one of its
+// step, or the same after a long while.
+func (p *progress) news(e scripting.Event) bool {
+	key := e.Text
+	if d, ok := switchProgress(e); ok {
+		key = d.Phase + ": " + d.Waits // without times
+		if p.json == nil && d.Waits != "" && d.PhaseMS < worthSaying {
+			return false // most of it is over before anybody has read it
+		}
+	} else if time.Since(p.beat) < heartbeat && p.json == nil {
+		return false // a text that counts something
+	}
+	was, ok := p.waits[e.Step]
+	if ok && was.key == key && time.Since(was.at) < heartbeat {
+		return false
+	}
+	if p.waits == nil {
+		p.waits = map[string]waiting{}
+	}
+	p.waits[e.Step] = waiting{key, time.Now()}
+	return true
 }
 
 // end finishes the line that is rewritten in place.

@@ -281,7 +281,7 @@ func (c *cli) follow(ctx context.Context, client *api.Client, run string, f runF
 
 func (c *cli) ended(run string, end *api.Ending, f runFlags) error {
 	if f.json {
-		if err := asJSONLine(c.Out, map[string]any{"run": run, "exit": end.Exit, "error": end.Text, "outcome": end.Outcome}); err != nil {
+		if err := asJSONLine(c.Out, endOf(run, end)); err != nil {
 			return err
 		}
 	} else if end.Text != "" {
@@ -293,6 +293,15 @@ func (c *cli) ended(run string, end *api.Ending, f runFlags) error {
 		return &exitError{end.Exit}
 	}
 	return nil
+}
+
+// endOf is the last line of JSON about a run.
+func endOf(run string, end *api.Ending) map[string]any {
+	last := map[string]any{"run": run, "exit": end.Exit, "error": end.Text, "outcome": end.Outcome}
+	if end.Refused != nil {
+		last["refused"] = end.Refused
+	}
+	return last
 }
 
 // outcomeText is the last line about a run that ended well. Runs that did not

@@ -18,10 +18,10 @@ var _ builtins.Hand = (*Hand)(nil)
 func (h *Hand) Switch(ctx context.Context, r builtins.SwitchRequest) (builtins.SwitchReport, error) {
 	rep, err := h.fleet.Switch(ctx, fleet.SwitchOrder{
 		Group: r.Group, Source: r.Source, Target: r.Target, Link: r.Link, Within: r.Within, Standby: r.Standby,
-		By: r.By, Why: r.Why, Token: r.Token, Progress: r.Progress,
+		By: r.By, Why: r.Why, Token: r.Token, Watch: watching(r),
 	})
 	if err != nil {
-		return builtins.SwitchReport{}, err
+		return builtins.SwitchReport{}, refused(err)
 	}
 	return builtins.SwitchReport{
 		Group: rep.Group, Source: rep.Source, Target: rep.Target, Epoch: rep.Epoch, Cut: rep.Cut, Seeds: rep.Seeds,

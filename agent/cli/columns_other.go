@@ -1,0 +1,11 @@
+//go:build !unix
+
+package cli
+
+import (
+	"io"
+
+	"github.com/starferry/starferry/scripting"
+)
+
+func columns(io.Writer) int { return scripting.Width }
