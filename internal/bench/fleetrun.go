@@ -54,6 +54,7 @@ type fleetRun struct {
 	ledger  *ledger
 	flow    *flow
 	group   *group
+	steps   steps // of the last switch
 	closers []func() error
 }
 

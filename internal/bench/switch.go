@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/starferry/starferry"
@@ -159,7 +160,7 @@ func (r *fleetRun) there(ctx context.Context, g starferry.Group, s *switching, t
 		if err != nil {
 			return fmt.Errorf("switch %d from %s to %s: %w", i+1, from, to, err)
 		}
-		r.b.say("%s %d: to %s, %.1f ms (drain to decision %.1f)", r.name, i+1, to, ms(gap), rep.ControlMS)
+		r.b.say("%s %d: to %s, %.1f ms (drain to decision %.1f; %s)", r.name, i+1, to, ms(gap), rep.ControlMS, r.steps)
 		if s.switches++; i > 0 { // the first one joins; all others find the standby
 			s.pauses, s.control = append(s.pauses, ms(gap)), append(s.control, rep.ControlMS)
 			if to == estate.Old {
@@ -171,13 +172,35 @@ func (r *fleetRun) there(ctx context.Context, g starferry.Group, s *switching, t
 	return nil
 }
 
+// steps are how long the phases of one switch took.
+type steps struct {
+	now   string
+	since time.Time
+	text  []string
+}
+
+func (s *steps) note(phase, _ string) {
+	if phase == s.now {
+		return
+	}
+	at := time.Now()
+	if s.now != "" {
+		s.text = append(s.text, fmt.Sprintf("%s %.1f", s.now, ms(at.Sub(s.since))))
+	}
+	s.now, s.since = phase, at
+}
+
+func (s steps) String() string { return strings.Join(s.text, ", ") }
+
 // once makes one switch and returns the group's pause.
 func (r *fleetRun) once(ctx context.Context, g starferry.Group, from, to starferry.ClusterName, i int) (builtins.SwitchReport, time.Duration, error) {
 	ctx, cancel := context.WithTimeout(ctx, pauseWithin)
 	defer cancel()
 	all := r.ledger.watch(to)
+	r.steps = steps{}
 	rep, err := r.ports.Hand.Switch(ctx, builtins.SwitchRequest{Group: g, Source: from, Target: to, Link: link,
-		Within: pauseWithin / 2, Standby: time.Hour, By: "bench", Token: fmt.Sprintf("%s-%d", r.name, i)})
+		Within: pauseWithin / 2, Standby: time.Hour, By: "bench", Token: fmt.Sprintf("%s-%d", r.name, i), Progress: r.steps.note})
+	r.steps.note("", "")
 	if err == nil {
 		err = r.closed(ctx, all)
 	}

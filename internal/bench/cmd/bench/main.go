@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"runtime/pprof"
 	"strings"
 	"syscall"
 
@@ -36,6 +37,7 @@ func run(args []string) error {
 	flags.StringVar(&o.Jars, "jars", ".kafka", "where the jars are, a directory for each version")
 	flags.StringVar(&o.Into, "into", "", "write the results as Markdown into this `FILE`, between its marks if it has them")
 	flags.BoolVar(&o.Small, "small", false, "a tenth of everything, to see that the parts work; the figures mean nothing")
+	profile := flags.String("cpuprofile", "", "write a processor profile of this program, which holds the instances of the part switch, into this `FILE`")
 	flags.IntVar(&o.Load.Records, "records", 1_000_000, "records to copy")
 	flags.IntVar(&o.Load.Size, "size", 1000, "bytes of each record's value")
 	flags.IntVar(&o.Load.Partitions, "partitions", 4, "partitions of the topic")
@@ -66,6 +68,17 @@ func run(args []string) error {
 	var err error
 	if o.Relay, err = os.Executable(); err != nil {
 		return err
+	}
+	if *profile != "" {
+		f, err := os.Create(*profile)
+		if err != nil {
+			return err
+		}
+		defer f.Close()
+		if err := pprof.StartCPUProfile(f); err != nil {
+			return err
+		}
+		defer pprof.StopCPUProfile()
 	}
 	ctx, cancel := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer cancel()
