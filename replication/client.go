@@ -16,6 +16,8 @@ import (
 
 	"github.com/nats-io/nats.go"
 
+	"golang.org/x/sync/errgroup"
+
 	"github.com/starferry/starferry"
 	"github.com/starferry/starferry/internal/wire"
 )
@@ -252,21 +254,14 @@ func (c *Client) TranslateWithin(ctx context.Context, link starferry.LinkName, d
 	if err != nil {
 		return out, err
 	}
-	spec, err := st.Link(ctx, link)
-	if err != nil {
-		return out, err
-	}
 	deadline := time.Now().Add(within)
 	left := cut
 	for {
-		table, err := st.Table(ctx, link)
+		spec, table, specs, err := c.lookUp(ctx, st, link)
 		if err != nil {
 			return out, err
 		}
-		both, rest, err := c.opposites(ctx, st, spec, d, left)
-		if err != nil {
-			return out, err
-		}
+		both, rest := opposites(specs, spec, d, left)
 		t := c.translate(ctx, spec, table, d, rest, time.Until(deadline))
 		if len(both) > 0 {
 			crossed, err := c.cross(ctx, st, both, time.Until(deadline))
@@ -292,6 +287,16 @@ func (c *Client) TranslateWithin(ctx context.Context, link starferry.LinkName, d
 			return out, context.Cause(ctx)
 		}
 	}
+}
+
+// lookUp reads what a translation needs to know of links, all at once: a group
+// stands still meanwhile.
+func (c *Client) lookUp(ctx context.Context, st *store, link starferry.LinkName) (spec LinkSpec, table Table, specs []LinkSpec, err error) {
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() (err error) { spec, err = st.Link(ctx, link); return err })
+	g.Go(func() (err error) { table, err = st.Table(ctx, link); return err })
+	g.Go(func() (err error) { specs, err = c.specs(ctx, st); return err })
+	return spec, table, specs, g.Wait()
 }
 
 func (c *Client) translate(ctx context.Context, spec LinkSpec, table Table, d starferry.Direction, cut starferry.Cut, within time.Duration) starferry.Translation {

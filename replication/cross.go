@@ -180,11 +180,7 @@ type opposite struct {
 
 // opposites sorts a cut's partitions into those that two links join with the
 // other side, and the rest.
-func (c *Client) opposites(ctx context.Context, st *store, spec LinkSpec, d starferry.Direction, cut starferry.Cut) ([]*opposite, starferry.Cut, error) {
-	specs, err := c.specs(ctx, st)
-	if err != nil {
-		return nil, nil, err
-	}
+func opposites(specs []LinkSpec, spec LinkSpec, d starferry.Direction, cut starferry.Cut) ([]*opposite, starferry.Cut) {
 	var both []*opposite
 	rest := starferry.Cut{}
 	for tp, p := range cut {
@@ -200,7 +196,7 @@ func (c *Client) opposites(ctx context.Context, st *store, spec LinkSpec, d star
 		}
 		both = append(both, o)
 	}
-	return both, rest, nil
+	return both, rest
 }
 
 // Opposite names the link that leads the other way between all topics of a link;

@@ -468,8 +468,8 @@ func (c *Consumer) fetch(e switchover.Fetch) {
 	}
 	c.session = newSession(c, e, len(every))
 	c.limit(len(own), len(every))
-	c.foreseeRepeats(e)
 	c.session.start()
+	c.foreseeRepeats(e)
 	c.log.Info("fetches", "cluster", e.Cluster, "epoch", e.Epoch, "partitions", len(own))
 	if f := c.cfg.Hooks.Assigned; f != nil {
 		f(e.Cluster, own)

@@ -42,14 +42,14 @@ type reporter struct {
 	gone   bool
 	poked  chan struct{}
 	ended  chan struct{} // the lease is given back
-	leases map[starferry.InstanceID]control.Lease
-	dead   map[starferry.InstanceID]control.Lease // vanished with their last word
+	leases map[starferry.InstanceID]desired.LeaseHead
+	dead   map[starferry.InstanceID]desired.LeaseHead // vanished with their last word
 }
 
 func newReporter(c *Consumer) *reporter {
 	return &reporter{
 		c: c, poked: make(chan struct{}, 1), ended: make(chan struct{}),
-		leases: map[starferry.InstanceID]control.Lease{}, dead: map[starferry.InstanceID]control.Lease{},
+		leases: map[starferry.InstanceID]desired.LeaseHead{}, dead: map[starferry.InstanceID]desired.LeaseHead{},
 	}
 }
 
@@ -84,7 +84,7 @@ func (r *reporter) run(ctx context.Context) {
 		}
 	})
 	followers.Go(func() {
-		err := store.WatchLeases(fctx, r.c.cfg.Group, func(all []control.Lease, _ error) { r.others(all) })
+		err := store.WatchLeaseHeads(fctx, r.c.cfg.Group, r.others)
 		if err != nil && fctx.Err() == nil {
 			r.c.log.Error("watch leases", "error", err)
 		}
@@ -135,10 +135,10 @@ func (r *reporter) adopt(u desired.Update) {
 }
 
 // others keeps the last word of instances that vanished.
-func (r *reporter) others(all []control.Lease) {
+func (r *reporter) others(all []desired.LeaseHead) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	now := map[starferry.InstanceID]control.Lease{}
+	now := map[starferry.InstanceID]desired.LeaseHead{}
 	for _, l := range all {
 		if l.Instance != r.c.cfg.Instance {
 			now[l.Instance] = l
@@ -155,6 +155,7 @@ func (r *reporter) others(all []control.Lease) {
 // put writes leases: the newest as soon as there is one.
 func (r *reporter) put(ctx context.Context, store *desired.Store) {
 	r.c.post(r.c.publish)
+	w := store.LeaseWriter()
 	for {
 		select {
 		case <-ctx.Done():
@@ -174,7 +175,7 @@ func (r *reporter) put(ctx context.Context, store *desired.Store) {
 			cancel()
 			return
 		case lease != nil:
-			if err := store.PutLease(pctx, *lease); err != nil && ctx.Err() == nil {
+			if err := w.Put(pctx, *lease); err != nil && ctx.Err() == nil {
 				r.c.log.Debug("put lease", "error", err)
 			}
 		}
@@ -282,19 +283,24 @@ func (c *Consumer) firstHanded(p *part) {
 func (c *Consumer) foreseeRepeats(e switchover.Fetch) {
 	c.reporter.mu.Lock()
 	defer c.reporter.mu.Unlock()
-	for id, l := range c.reporter.dead {
-		c.repeatsOf(e, id, l.Partitions, "died without committing them")
+	for id, h := range c.reporter.dead {
+		c.repeatsOf(e, id, h, "died without committing them")
 	}
-	for id, l := range c.reporter.leases {
-		c.repeatsOf(e, id, l.Partitions, "lost the partition without committing them")
+	for id, h := range c.reporter.leases {
+		c.repeatsOf(e, id, h, "lost the partition without committing them")
 	}
 	if n := len(c.repeats) - keepRepeats; n > 0 {
 		c.repeats = slices.Clone(c.repeats[n:])
 	}
 }
 
-func (c *Consumer) repeatsOf(e switchover.Fetch, id starferry.InstanceID, had []control.PartitionState, what string) {
-	for _, st := range had {
+func (c *Consumer) repeatsOf(e switchover.Fetch, id starferry.InstanceID, had desired.LeaseHead, what string) {
+	l, err := had.Lease()
+	if err != nil {
+		c.log.Debug("read lease", "of", id, "error", err)
+		return
+	}
+	for _, st := range l.Partitions {
 		place, ok := e.Cut[st.Partition]
 		if !ok || st.Cluster != e.Cluster || st.Position <= place.Next {
 			continue

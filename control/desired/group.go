@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/nats-io/nats.go/jetstream"
@@ -147,7 +148,9 @@ func decode(what string, data []byte, into any) error {
 	var head struct {
 		Version int `json:"v"`
 	}
-	if err := json.Unmarshal(data, &head); err != nil {
+	if strings.HasPrefix(string(data[:min(len(data), 16)]), `{"v":`+strconv.Itoa(control.ProtocolVersion)+",") {
+		head.Version = control.ProtocolVersion // as our own writers put it: nothing is read twice
+	} else if err := json.Unmarshal(data, &head); err != nil {
 		return fmt.Errorf("%s holds no JSON of ours (%w); delete the key or restore it", what, err)
 	}
 	if head.Version < 1 || head.Version > control.ProtocolVersion {

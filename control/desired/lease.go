@@ -15,18 +15,9 @@ import (
 
 // PutLease renews the lease of an instance. It lives for LeaseTTL.
 func (s *Store) PutLease(ctx context.Context, l control.Lease) error {
-	if err := checkGroup(l.Group); err != nil {
-		return err
-	}
-	if l.Instance == "" {
-		return fmt.Errorf("renew lease in %s: the instance has no id", l.Group)
-	}
-	if l.Version == 0 {
-		l.Version = control.ProtocolVersion
-	}
-	data, err := json.Marshal(l)
+	data, err := encodeLease(&l)
 	if err != nil {
-		return fmt.Errorf("renew lease of %s in %s: %w", l.Instance, l.Group, err)
+		return err
 	}
 	err = s.live.do(ctx, func(kv jetstream.KeyValue) error {
 		_, err := kv.Put(ctx, leaseKey(l.Group, l.Instance), data)
@@ -36,6 +27,23 @@ func (s *Store) PutLease(ctx context.Context, l control.Lease) error {
 		return fmt.Errorf("renew lease of %s in %s: %w", l.Instance, l.Group, err)
 	}
 	return nil
+}
+
+func encodeLease(l *control.Lease) ([]byte, error) {
+	if err := checkGroup(l.Group); err != nil {
+		return nil, err
+	}
+	if l.Instance == "" {
+		return nil, fmt.Errorf("renew lease in %s: the instance has no id", l.Group)
+	}
+	if l.Version == 0 {
+		l.Version = control.ProtocolVersion
+	}
+	data, err := json.Marshal(l)
+	if err != nil {
+		return nil, fmt.Errorf("renew lease of %s in %s: %w", l.Instance, l.Group, err)
+	}
+	return data, nil
 }
 
 // DeleteLease ends the lease of an instance that leaves in good order. Ending
@@ -58,19 +66,22 @@ func (s *Store) Leases(ctx context.Context, g starferry.Group) ([]control.Lease,
 	if err != nil {
 		return nil, fmt.Errorf("read leases of %s: %w", g, err)
 	}
-	return decodeLeases(all)
+	return decodeLeases(remembered[control.Lease]{}, all)
 }
 
-func decodeLeases(all map[string]entry) ([]control.Lease, error) {
+func decodeLeases(known remembered[control.Lease], all map[string]entry) ([]control.Lease, error) {
 	var errs []error
 	leases := make([]control.Lease, 0, len(all))
-	for key, e := range all {
-		var l control.Lease
-		if err := decode(LiveBucket+" "+key, e.value, &l); err != nil {
-			errs = append(errs, err)
+	read := func(key string, raw []byte) (l control.Lease, err error) {
+		err = decode(LiveBucket+" "+key, raw, &l)
+		return l, err
+	}
+	for _, r := range known.read(all, read) {
+		if r.err != nil {
+			errs = append(errs, r.err)
 			continue
 		}
-		leases = append(leases, l)
+		leases = append(leases, r.value)
 	}
 	slices.SortFunc(leases, func(a, b control.Lease) int {
 		return strings.Compare(string(a.Instance), string(b.Instance))

@@ -66,7 +66,8 @@ func (s *Store) WatchLeases(ctx context.Context, g starferry.Group, f func([]con
 	if err := checkGroup(g); err != nil {
 		return err
 	}
-	return s.follow(ctx, s.live, groupKey(g, "*"), func(all map[string]entry) { f(decodeLeases(all)) })
+	known := remembered[control.Lease]{}
+	return s.follow(ctx, s.live, groupKey(g, "*"), func(all map[string]entry) { f(decodeLeases(known, all)) })
 }
 
 // entry is one stored value.
