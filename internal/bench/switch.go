@@ -179,7 +179,9 @@ type steps struct {
 	text  []string
 }
 
-func (s *steps) note(phase, _ string) {
+func (s *steps) note(p builtins.SwitchProgress) { s.enter(p.Phase) }
+
+func (s *steps) enter(phase string) {
 	if phase == s.now {
 		return
 	}
@@ -200,7 +202,7 @@ func (r *fleetRun) once(ctx context.Context, g starferry.Group, from, to starfer
 	r.steps = steps{}
 	rep, err := r.ports.Hand.Switch(ctx, builtins.SwitchRequest{Group: g, Source: from, Target: to, Link: link,
 		Within: pauseWithin / 2, Standby: time.Hour, By: "bench", Token: fmt.Sprintf("%s-%d", r.name, i), Progress: r.steps.note})
-	r.steps.note("", "")
+	r.steps.enter("")
 	if err == nil {
 		err = r.closed(ctx, all)
 	}
