@@ -58,6 +58,9 @@ type Placement struct {
 	// Token names the request that opened the switch, so that the same request,
 	// made again, continues the switch or learns that it is done.
 	Token string `json:"token,omitempty"`
+	// External is set while an open switch is one of a group whose clients know
+	// nothing of starferry: the agent alone carries it out.
+	External bool `json:"external,omitempty"`
 	// Beat grows with every extension of the drain deadline.
 	Beat int64 `json:"beat,omitempty"`
 }

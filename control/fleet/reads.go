@@ -117,7 +117,7 @@ func (f *Fleet) describe(ctx context.Context, c starferry.ClusterName, g starfer
 	if err != nil {
 		return switchover.GroupSeen{}, err
 	}
-	d, err := w.DescribeGroup(ctx, g)
+	d, err := w.AnyGroup(ctx, g)
 	if errors.Is(err, kafka.GroupIdNotFound) {
 		return switchover.GroupSeen{State: "Dead"}, nil
 	}

@@ -27,7 +27,10 @@ type SwitchOrder struct {
 	Patience       time.Duration // with members that are no live instance
 	Verify         time.Duration // wait for first records on Target
 	MaxLag         int64         // of each lane before the drain, in records
-	By, Why        string
+	// Fence has the agents keep everybody out of the group on Source, from the
+	// end of Standby on.
+	Fence   bool
+	By, Why string
 	// Token makes the order repeatable: given again, it continues the switch or
 	// returns the report of what was done.
 	Token string
@@ -53,6 +56,10 @@ func (f *Fleet) Switch(ctx context.Context, o SwitchOrder) (switchover.Report, e
 	if err != nil {
 		return switchover.Report{}, fmt.Errorf("switch %s: %w", o.Group, err)
 	}
+	refence, err := f.unfence(ctx, s.o)
+	if err != nil {
+		return switchover.Report{}, fmt.Errorf("switch %s: %w", o.Group, err)
+	}
 	event := desired.Event{Group: o.Group, Who: o.By, Why: o.Why, Token: s.o.Token, When: f.c.Now().UnixMilli()}
 	event.What, event.Detail = "switch", fmt.Sprintf("from %s to %s over link %s", o.Source, o.Target, o.Link)
 	event.Data, _ = json.Marshal(ordered{o.Source, o.Target}) // plain data: it cannot fail
@@ -69,6 +76,15 @@ func (f *Fleet) Switch(ctx context.Context, o SwitchOrder) (switchover.Report, e
 	}
 	late, cancel := context.WithTimeout(context.WithoutCancel(ctx), readTimeout)
 	defer cancel()
+	var failure switchover.Failure
+	switch {
+	case err == nil && o.Fence:
+		if ferr := f.fenceOff(late, s.o); ferr != nil {
+			report.Notes = append(report.Notes, fmt.Sprintf("%s will not be fenced: %v", o.Source, ferr))
+		}
+	case errors.As(err, &failure) && !failure.Moved:
+		refence(late)
+	}
 	if aerr := f.c.Store.Audit(late, event); aerr != nil {
 		f.log.Warn("the outcome of a switch is not in the audit trail", "group", o.Group, "outcome", event.What, "error", aerr)
 	}

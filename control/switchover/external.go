@@ -77,10 +77,16 @@ type (
 		Cluster starferry.ClusterName
 		Members []MemberSeen
 	}
-	// TakeFence joins the group as its only member.
-	TakeFence struct{ Cluster starferry.ClusterName }
-	// LiftFence leaves the group.
-	LiftFence struct{ Cluster starferry.ClusterName }
+	// TakeFence joins the group as its only member. Moved: it is decided already.
+	TakeFence struct {
+		Cluster starferry.ClusterName
+		Moved   bool
+	}
+	// LiftFence leaves the group, so that clients may come in.
+	LiftFence struct {
+		Cluster starferry.ClusterName
+		Moved   bool
+	}
 	// NewGeneration makes sure that no commit of before can be carried out any
 	// more.
 	NewGeneration struct{ Cluster starferry.ClusterName }
@@ -196,9 +202,9 @@ func (x *external) forward() ExternalStep {
 	case len(x.s.Target.Members) > 0:
 		return AwaitEmpty{x.r.Target, x.s.Target.Members}
 	case !x.s.Source.Fenced:
-		return TakeFence{x.r.Source}
+		return TakeFence{x.r.Source, false}
 	case !x.s.Target.Fenced:
-		return TakeFence{x.r.Target}
+		return TakeFence{x.r.Target, false}
 	}
 	cut, draining, r := x.cut()
 	if r != nil {
@@ -388,7 +394,7 @@ func (x *external) decided(e starferry.Epoch) ExternalStep {
 		over.Notes = append(over.Notes, fmt.Sprintf("member %s runs on %s, where the group does not live any more: stop it", m, x.r.Source))
 	}
 	if len(over.Notes) == 0 && !x.s.Source.Fenced {
-		return TakeFence{x.r.Source}
+		return TakeFence{x.r.Source, true}
 	}
 	plain := Keep{}
 	for tp, f := range x.to {
@@ -398,11 +404,11 @@ func (x *external) decided(e starferry.Epoch) ExternalStep {
 	}
 	switch {
 	case len(plain) > 0 && len(x.s.Target.Members) == 0 && !x.s.Target.Fenced:
-		return TakeFence{x.r.Target}
+		return TakeFence{x.r.Target, true}
 	case len(plain) > 0 && x.s.Target.Fenced:
 		return CommitFenced{x.r.Target, CommitPlain, plain}
 	case x.s.Target.Fenced:
-		return LiftFence{x.r.Target}
+		return LiftFence{x.r.Target, true}
 	}
 	return over
 }
@@ -434,7 +440,7 @@ func (x *external) undo() ExternalStep {
 		case len(side.at.Members) > 0:
 			over.Notes = append(over.Notes, fmt.Sprintf("%d commits on %s keep starferry's marks, since clients run there again: %s", len(side.commits), side.cluster, side.at.Members[0]))
 		case !side.at.Fenced:
-			return TakeFence{side.cluster}
+			return TakeFence{side.cluster, false}
 		default:
 			return CommitFenced{side.cluster, side.what, side.commits}
 		}
@@ -446,9 +452,9 @@ func (x *external) undo() ExternalStep {
 func (x *external) lift(over Over) ExternalStep {
 	switch {
 	case x.s.Target.Fenced:
-		return LiftFence{x.r.Target}
+		return LiftFence{x.r.Target, false}
 	case x.s.Source.Fenced:
-		return LiftFence{x.r.Source}
+		return LiftFence{x.r.Source, false}
 	}
 	return over
 }
