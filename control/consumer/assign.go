@@ -14,8 +14,10 @@ import (
 // The assignors, by the names and with the results of Kafka's own clients, so
 // that members of any language can share the group.
 const (
-	rangeAssignor      = "range"
-	roundRobinAssignor = "roundrobin"
+	rangeAssignor       = "range"
+	roundRobinAssignor  = "roundrobin"
+	stickyAssignor      = "sticky"
+	cooperativeAssignor = "cooperative-sticky" // KIP-429
 )
 
 // subscriptions reads what every member wants to consume.
@@ -35,8 +37,28 @@ func subscriptions(members []kmsg.JoinGroupResponseMember) (map[string][]starfer
 	return wants, slices.Sorted(maps.Keys(topics)), nil
 }
 
+// protocols are what this library offers, the best first. Alone, its members use
+// the first.
+func protocols(topics []string, userData []byte) []kmsg.JoinGroupRequestProtocol {
+	plain := kmsg.NewConsumerMemberMetadata()
+	plain.Topics = topics
+	bare := plain.AppendTo(nil) // user data of "sticky" would be read as what a member has had
+	plain.UserData = userData
+	said := plain.AppendTo(nil)
+	var out []kmsg.JoinGroupRequestProtocol
+	for _, o := range []struct {
+		name string
+		text []byte
+	}{{rangeAssignor, said}, {roundRobinAssignor, said}, {stickyAssignor, bare}, {cooperativeAssignor, cooperativeSubscription(topics)}} {
+		p := kmsg.NewJoinGroupRequestProtocol()
+		p.Name, p.Metadata = o.name, o.text
+		out = append(out, p)
+	}
+	return out
+}
+
 // assign shares partitions out among members.
-func assign(protocol string, wants map[string][]starferry.Topic, counts map[starferry.Topic]int) []kmsg.SyncGroupRequestGroupAssignment {
+func assign(protocol string, wants map[string][]starferry.Topic, counts map[starferry.Topic]int, has owners) []kmsg.SyncGroupRequestGroupAssignment {
 	// By member id, which begins with the client id: an instance gets the same
 	// partitions on every cluster, so that a switch moves nothing between
 	// instances.
@@ -45,9 +67,15 @@ func assign(protocol string, wants map[string][]starferry.Topic, counts map[star
 	for _, id := range members {
 		got[id] = map[starferry.Topic][]int32{}
 	}
-	if protocol == roundRobinAssignor {
+	switch protocol {
+	case roundRobinAssignor:
 		roundRobin(members, wants, counts, got)
-	} else {
+	case stickyAssignor:
+		sticky(members, wants, counts, nil, got)
+	case cooperativeAssignor:
+		sticky(members, wants, counts, has, got)
+		has.withhold(got)
+	default:
 		ranges(members, wants, counts, got)
 	}
 	var out []kmsg.SyncGroupRequestGroupAssignment

@@ -42,8 +42,9 @@ type membership struct {
 	partitions map[starferry.Topic]int
 	looked     time.Time
 
-	good   atomic.Int64 // sinceBoot when the last answered heartbeat was sent
-	ousted atomic.Bool  // another process has taken the place; never to be taken back
+	good   atomic.Int64           // sinceBoot when the last answered heartbeat was sent
+	barred atomic.Pointer[string] // why it cannot join, if that does not pass by itself
+	ousted atomic.Bool            // another process has taken the place; never to be taken back
 }
 
 func newMembership(c *Consumer, wc *wire.Cluster) *membership {
@@ -114,6 +115,7 @@ func (m *membership) joinUntil(ctx context.Context) {
 		a, err := m.joinOnce(ctx)
 		if err == nil {
 			m.signalled = false
+			m.barred.Store(nil)
 			m.c.post(func() { m.c.step(*a) })
 			return
 		}
@@ -125,7 +127,7 @@ func (m *membership) joinUntil(ctx context.Context) {
 			wait = time.Millisecond
 			continue
 		}
-		m.c.log.Warn("join group", "cluster", m.name, "error", err)
+		m.bar(ctx, code, err)
 		select {
 		case <-ctx.Done():
 		case <-time.After(wait):
@@ -158,7 +160,7 @@ func (m *membership) joinOnce(ctx context.Context) (*switchover.Assigned, error)
 		}
 		m.partitions, m.looked = counts, time.Now()
 		if !resp.SkipAssignment { // a static leader that is back (KIP-814): who has what stays
-			sync.GroupAssignment = assign(protocol, plan, counts)
+			sync.GroupAssignment = assign(protocol, plan, counts, owned(resp.Members))
 		}
 	}
 	sent := sinceBoot()
@@ -193,22 +195,16 @@ func (m *membership) askJoin(ctx context.Context) (*kmsg.JoinGroupResponse, erro
 	req.Group, req.MemberID, req.ProtocolType, req.InstanceID = string(m.c.cfg.Group), m.id, "consumer", m.c.cfg.static()
 	req.SessionTimeoutMillis = int32(m.c.cfg.SessionTimeout.Milliseconds())
 	req.RebalanceTimeoutMillis = int32(m.c.cfg.RebalanceTimeout.Milliseconds())
-	meta := kmsg.NewConsumerMemberMetadata()
-	for _, t := range m.c.cfg.Topics {
-		meta.Topics = append(meta.Topics, string(t))
+	topics := make([]string, len(m.c.cfg.Topics))
+	for i, t := range m.c.cfg.Topics {
+		topics[i] = string(t)
 	}
-	slices.Sort(meta.Topics)
+	slices.Sort(topics)
 	boot := m.c.boot
 	if m.c.cfg.Static { // says nothing of the process: it must find its place unchanged
 		boot = ""
 	}
-	meta.UserData = control.UserData(boot, nonce)
-	text := meta.AppendTo(nil)
-	for _, name := range []string{rangeAssignor, roundRobinAssignor} {
-		p := kmsg.NewJoinGroupRequestProtocol()
-		p.Name, p.Metadata = name, text
-		req.Protocols = append(req.Protocols, p)
-	}
+	req.Protocols = protocols(topics, control.UserData(boot, nonce))
 	r, err := m.wc.DoGroup(ctx, m.c.cfg.Group, req)
 	if err != nil {
 		return nil, fmt.Errorf("join group %s: %w", m.c.cfg.Group, err)

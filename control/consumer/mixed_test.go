@@ -2,6 +2,7 @@ package consumer_test
 
 import (
 	"context"
+	"strings"
 	"testing"
 	"time"
 
@@ -21,7 +22,7 @@ func (e *estate) stranger(name string, how kgo.GroupBalancer) *stranger {
 	e.t.Helper()
 	c, err := kgo.NewClient(kgo.SeedBrokers(e.old.Brokers...), kgo.ClientID(name), kgo.ConsumerGroup(string(e.group)),
 		kgo.ConsumeTopics(string(e.topic)), kgo.Balancers(how), kgo.HeartbeatInterval(100*time.Millisecond), kgo.SessionTimeout(6*time.Second),
-		kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()), kgo.BlockRebalanceOnPoll(), kgo.AutoCommitInterval(100*time.Millisecond))
+		kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()), kgo.BlockRebalanceOnPoll(), kgo.FetchMaxWait(200*time.Millisecond), kgo.AutoCommitInterval(100*time.Millisecond))
 	require.NoError(e.t, err)
 	s := &stranger{c: c, done: make(chan struct{})}
 	handle := e.seen.handle(name)
@@ -51,7 +52,9 @@ func (s *stranger) close() {
 // either order of arrival, whoever leads, and when each takes over from the
 // other.
 func TestOtherClientsShareTheGroup(t *testing.T) {
-	for name, how := range map[string]kgo.GroupBalancer{"range": kgo.RangeBalancer(), "roundrobin": kgo.RoundRobinBalancer()} {
+	for name, how := range map[string]kgo.GroupBalancer{
+		"range": kgo.RangeBalancer(), "roundrobin": kgo.RoundRobinBalancer(), "sticky": kgo.StickyBalancer(), "cooperative-sticky": kgo.CooperativeStickyBalancer(),
+	} {
 		for _, first := range []string{"stranger", "ours"} {
 			t.Run(name+", "+first+" first", func(t *testing.T) {
 				e := newEstate(t, 6)
@@ -122,4 +125,27 @@ func TestAPartitionComesBackFromAnotherClient(t *testing.T) {
 	s.close()
 	e.produce(0, 5, e.old)
 	e.settled(total + 5)
+}
+
+// newfangled is an assignor that nobody else has.
+type newfangled struct{ kgo.GroupBalancer }
+
+func (newfangled) ProtocolName() string { return "newfangled" }
+
+// A group whose members use an assignor that this library does not have is not
+// joined, and the refusal says why and what to do. When they are gone, it is.
+func TestAnUnknownAssignorIsRefusedInWords(t *testing.T) {
+	e := newEstate(t, 2)
+	s := e.stranger("kgo", newfangled{kgo.RangeBalancer()})
+	e.produce(0, 5, e.old)
+	e.settled(5)
+	a := e.open("a")
+	require.Eventually(t, func() bool {
+		err := a.Health(context.Background())
+		return err != nil && strings.Contains(err.Error(), `its members divide partitions by "newfangled"`) && strings.Contains(err.Error(), "set partition.assignment.strategy")
+	}, patience, 10*time.Millisecond)
+	s.close()
+	e.produce(1, 5, e.old)
+	e.settled(10)
+	require.Eventually(t, func() bool { return a.Health(context.Background()) == nil }, patience, 10*time.Millisecond)
 }

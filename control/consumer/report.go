@@ -233,6 +233,11 @@ func (c *Consumer) compose() control.Lease {
 	case l.Refusal == "":
 		l.Refusal = c.refused
 	}
+	for _, m := range l.Memberships {
+		if why := c.members[m.Cluster].barred.Load(); why != nil && l.Refusal == "" {
+			l.Refusal = *why
+		}
+	}
 	for i := range l.Memberships {
 		m := &l.Memberships[i]
 		m.Good = m.Good && c.members[m.Cluster].isAlive()
