@@ -102,8 +102,8 @@ proof: kafka ## RECORDS records of all kinds made by Java are copied, read back 
 
 .PHONY: chaos-short
 chaos-short: chaos-build ## faults during switches and around the copy, and planted bugs that must be found; at most 5 minutes
-	bin/chaos -trials 20 -budget 3m20s $(CHAOSFLAGS)
-	bin/chaos -trials 4 -plant -budget 30s
+	bin/chaos -trials 20 -for 4m $(CHAOSFLAGS)
+	bin/chaos -trials 4 -plant -for 40s
 	bin/chaos copy -variant quick -for 25s -trial 10s
 	bin/chaos copy -plants -for 45s -trial 6s
 

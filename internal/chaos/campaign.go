@@ -14,81 +14,93 @@ import (
 
 // Campaign is many trials in one world.
 type Campaign struct {
-	Trials int           // valid ones wanted
-	Budget time.Duration // for all; 0: none
+	Trials int           // valid ones wanted; 0: as many as there are in For
+	For    time.Duration // for all; with Trials it is an error to take longer; 0: no end
 	Seed   uint64
-	// Services kills nothing but processes of the service.
-	Services bool
-	Out      io.Writer
+	Only   string // the only deed; empty: all
+	At     Aim    // the only aim, with Aimed
+	Aimed  bool
+	Out    io.Writer
 }
 
 // Summary is what a campaign has shown.
 type Summary struct {
-	Valid, Void int
-	Stopped     int            // valid trials whose run ended without moving the group
-	Killed      map[string]int // valid trials by the role that was killed
-	Hit         map[string]int // and by the phase in which it was
-	Resumed     []time.Duration
-	Verdict     checker.Verdict // of the whole history
-	Took        time.Duration
+	Valid, Void  int
+	Made, Undone int            // switches
+	Deeds        map[string]int // valid trials by what was done
+	Hit          map[string]int // and by the step in which it was
+	Resumed      []time.Duration
+	Stuck        error           // a group without a way forward
+	Verdict      checker.Verdict // of the whole history
+	Took         time.Duration
 }
 
-// Run makes trials until enough are valid, the budget is spent, or the checker
-// finds something.
-func (c Campaign) Run(ctx context.Context, w *World) (Summary, error) {
-	began := time.Now()
-	s := Summary{Killed: map[string]int{}, Hit: map[string]int{}}
-	var only []string
-	if c.Services {
-		only = serviceRoles()
+// OK reports whether nothing was found.
+func (s Summary) OK() bool { return s.Stuck == nil && s.Verdict.OK() }
+
+// First is the first thing that was found.
+func (s Summary) First() string {
+	switch {
+	case len(s.Verdict.Findings) > 0:
+		return s.Verdict.Findings[0]
+	case s.Stuck != nil:
+		return s.Stuck.Error()
 	}
-	faults := NewFaults(c.Seed, only...)
-	for s.Valid < c.Trials {
-		if c.Budget > 0 && time.Since(began) > c.Budget {
-			return s, fmt.Errorf("%d of %d trials after %s: the budget is spent", s.Valid, c.Trials, c.Budget)
+	return "nothing"
+}
+
+// Run makes trials until enough are valid, the time is over, or something is
+// found.
+func (c Campaign) Run(ctx context.Context, w *World) (s Summary, err error) {
+	began := time.Now()
+	s = Summary{Deeds: map[string]int{}, Hit: map[string]int{}}
+	defer func() { s.Took = time.Since(began) }()
+	faults, err := NewFaults(c.Seed, w.Kafka != "", c.Only, w.crews)
+	if err != nil {
+		return s, err
+	}
+	for s.OK() && (c.Trials == 0 || s.Valid < c.Trials) {
+		if c.For > 0 && time.Since(began) > c.For {
+			if c.Trials == 0 {
+				break
+			}
+			return s, fmt.Errorf("%d of %d trials after %s: the time is over", s.Valid, c.Trials, c.For)
 		}
-		fault := faults.Next()
+		fault, deed := faults.Next()
+		if c.Aimed {
+			fault.At = c.At
+		}
 		from := time.Now()
-		r, err := w.Trial(ctx, fault)
+		r, err := w.Trial(ctx, fault, deed)
 		if err != nil {
 			return s, fmt.Errorf("trial %d (%s, %s): %w", s.Valid+s.Void+1, r.Way, fault, err)
 		}
 		s.add(r)
 		c.tell(s, r, time.Since(from))
-		if !r.Verdict.OK() {
-			break
-		}
 	}
-	if s.Verdict.OK() {
+	if s.OK() {
 		// The load ends, so that every record ever sent is accounted for.
-		if err := w.load.Close(); err != nil {
-			w.Say("%v", err)
+		for _, c := range w.crews {
+			if err := c.load.Close(); err != nil {
+				w.Say("%v", err)
+			}
 		}
-		v, err := w.Check(ctx, settleWithin, false)
-		if err != nil {
-			return s, err
-		}
-		s.Verdict = v
+		s.Verdict, err = w.check(ctx, false)
 	}
-	s.Took = time.Since(began)
-	return s, nil
+	return s, err
 }
 
 func (s *Summary) add(r Result) {
-	s.Verdict = r.Verdict
+	s.Verdict, s.Stuck = r.Verdict, r.Stuck
+	s.Made, s.Undone = s.Made+r.Made, s.Undone+r.Undone
 	if r.Void != "" {
 		s.Void++
 		return
 	}
 	s.Valid++
-	if r.Stopped {
-		s.Stopped++
-	}
 	s.Hit[cmp.Or(string(r.Hit), "before prepare")]++
-	for _, k := range r.Fault.Kill {
-		s.Killed[k]++
-	}
-	if r.Fault.Gone {
+	s.Deeds[r.Fault.Deed]++
+	if r.Resumed > 0 {
 		s.Resumed = append(s.Resumed, r.Resumed)
 	}
 }
@@ -98,34 +110,49 @@ func (c Campaign) tell(s Summary, r Result, took time.Duration) {
 	if r.Void != "" {
 		what += "; void: " + r.Void
 	}
-	if r.Fault.Gone {
+	if r.Resumed > 0 {
 		what += fmt.Sprintf("; went on by itself after %.1f s", r.Resumed.Seconds())
 	}
-	fmt.Fprintf(c.Out, "%s trial %2d %-5s %-48s %4.1f s  %s; %s\n", time.Now().Format("15:04:05"), s.Valid+s.Void, r.Way, r.Fault, took.Seconds(), what, r.Verdict)
+	if r.Stuck != nil {
+		what += "; stuck: " + r.Stuck.Error()
+	}
+	if r.Fault.Both {
+		r.Way += " both"
+	}
+	fmt.Fprintf(c.Out, "%s trial %2d %-10s %-52s %4.1f s  %s; %s\n", time.Now().Format("15:04:05"), s.Valid+s.Void, r.Way, r.Fault, took.Seconds(), what, r.Verdict)
 }
 
 // Report prints the summary and its figures.
 func (s Summary) Report(out io.Writer) {
-	fmt.Fprintf(out, "\n%d trials, %d void, %.0f s\n%s\n", s.Valid, s.Void, s.Took.Seconds(), s.Verdict)
+	fmt.Fprintf(out, "\n%d trials, %d void, %d switches made, %d undone, %.0f s\n%s\n", s.Valid, s.Void, s.Made, s.Undone, s.Took.Seconds(), s.Verdict)
 	for _, f := range s.Verdict.Findings {
 		fmt.Fprintln(out, "  "+f)
 	}
-	for _, counts := range []map[string]int{s.Killed, s.Hit} {
+	stuck := 0
+	if s.Stuck != nil {
+		stuck = 1
+		fmt.Fprintln(out, "  stuck: "+s.Stuck.Error())
+	}
+	for i, counts := range []map[string]int{s.Deeds, s.Hit} {
+		fmt.Fprintln(out, []string{"by fault", "by step"}[i])
 		for _, k := range slices.Sorted(maps.Keys(counts)) {
-			fmt.Fprintf(out, "  %-14s %d\n", k, counts[k])
+			fmt.Fprintf(out, "  %-34s %d\n", k, counts[k])
 		}
 	}
-	figure := func(name string, value float64, unit string) {
-		fmt.Fprintf(out, "figure %s %g %s\n", name, value, unit)
+	v := s.Verdict
+	for _, f := range []struct {
+		name  string
+		value int
+		unit  string
+	}{
+		{"trials", s.Valid, "trials"}, {"void", s.Void, "trials"}, {"switches", s.Made, "switches"}, {"undone", s.Undone, "switches"},
+		{"records", v.Produced, "records"}, {"lost", v.Lost, "records"}, {"doubled_unexplained", v.Doubled, "records"},
+		{"repeated_explained", v.Repeated, "records"}, {"repeated_unreported", v.Unreported, "records"},
+		{"out_of_order", v.OutOfOrder, "records"}, {"two_active", v.TwoActive, "changes"}, {"stuck", stuck, "groups"},
+	} {
+		fmt.Fprintf(out, "figure chaos_%s %d %s\n", f.name, f.value, f.unit)
 	}
-	figure("chaos_trials", float64(s.Valid), "trials")
-	figure("chaos_void", float64(s.Void), "trials")
-	figure("chaos_stopped", float64(s.Stopped), "trials")
-	figure("chaos_lost", float64(s.Verdict.Lost), "records")
-	figure("chaos_doubled_unexplained", float64(s.Verdict.Doubled), "records")
-	figure("chaos_repeated_explained", float64(s.Verdict.Repeated), "records")
-	figure("chaos_out_of_order", float64(s.Verdict.OutOfOrder), "records")
 	if len(s.Resumed) > 0 {
-		figure("chaos_alone_worst", slices.Max(s.Resumed).Seconds(), "s")
+		fmt.Fprintf(out, "figure chaos_alone_worst %g s\n", slices.Max(s.Resumed).Seconds())
 	}
 }

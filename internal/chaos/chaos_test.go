@@ -4,7 +4,6 @@ import (
 	"context"
 	"os"
 	"path/filepath"
-	"slices"
 	"testing"
 	"time"
 
@@ -83,27 +82,38 @@ func TestALogIsReadAsItGrows(t *testing.T) {
 	assert.Len(t, h.since(time.Unix(0, 2500)), 1)
 }
 
-// TestFaultsAreFair: in a short campaign every role dies, and agent and NATS
-// are gone for good at least once.
+// TestFaultsAreFair: before any deed comes twice as often as it should, all have
+// come; agent and NATS go for good at every step; and a seed can be repeated.
 func TestFaultsAreFair(t *testing.T) {
-	for seed := range uint64(20) {
-		faults := NewFaults(seed)
-		killed := map[string]int{}
-		forGood := 0
-		for range 20 {
-			f := faults.Next()
-			for _, k := range f.Kill {
-				killed[k]++
-			}
-			if f.Gone {
-				forGood++
-				assert.NotEmpty(t, f.At, "gone for good must hit an open switch")
-			}
+	for _, real := range []bool{false, true} {
+		all := 0
+		for _, d := range deck(real) {
+			all += d.weight
 		}
-		for _, role := range slices.Concat([]string{agentRole, natsRole}, shardRoles(), serviceRoles()) {
-			assert.Positive(t, killed[role], "seed %d never kills %s", seed, role)
+		for seed := range uint64(10) {
+			faults, err := NewFaults(seed, real, "", newCrews())
+			require.NoError(t, err)
+			deeds, alone := map[string]int{}, map[Aim]int{}
+			for range all {
+				f, d := faults.Next()
+				deeds[d.name]++
+				if d.name == gone {
+					alone[f.At]++
+				}
+			}
+			for _, d := range deck(real) {
+				assert.Positive(t, deeds[d.name], "seed %d never does %q", seed, d.name)
+			}
+			assert.Len(t, alone, len(aims()), "seed %d", seed)
 		}
-		assert.GreaterOrEqual(t, forGood, 2, "seed %d", seed)
 	}
-	assert.Equal(t, NewFaults(7).Next(), NewFaults(7).Next(), "a seed can be repeated")
+	first := func() Fault {
+		faults, err := NewFaults(7, false, "", newCrews())
+		require.NoError(t, err)
+		f, _ := faults.Next()
+		return f
+	}
+	assert.Equal(t, first(), first())
+	_, err := NewFaults(7, false, "no such thing", newCrews())
+	require.ErrorContains(t, err, "no such thing")
 }

@@ -3,6 +3,7 @@ package chaos
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -25,7 +26,7 @@ type Load struct {
 	rate   int // records per second over all partitions
 	next   atomic.Int64
 
-	mu   sync.Mutex
+	mu   sync.Mutex // of all below, and of lanes
 	sent []checker.Produced
 	errs []error
 
@@ -36,12 +37,14 @@ type Load struct {
 // StartLoad starts to produce.
 func StartLoad(address string, lanes []starferry.TopicPartition, rate int) (*Load, error) {
 	client, err := kgo.NewClient(kgo.SeedBrokers(address), kgo.RecordPartitioner(kgo.ManualPartitioner()),
-		kgo.RequiredAcks(kgo.AllISRAcks()), kgo.ProducerLinger(0), kgo.ClientID("chaos-load"))
+		kgo.RequiredAcks(kgo.AllISRAcks()), kgo.ProducerLinger(0), kgo.ClientID("chaos-load"),
+		// A partition that was added is not known at once.
+		kgo.MetadataMinAge(100*time.Millisecond), kgo.UnknownTopicRetries(-1))
 	if err != nil {
 		return nil, fmt.Errorf("start load: %w", err)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
-	l := &Load{client: client, lanes: lanes, rate: rate, cancel: cancel, done: make(chan struct{})}
+	l := &Load{client: client, lanes: slices.Clone(lanes), rate: rate, cancel: cancel, done: make(chan struct{})}
 	go l.run(ctx)
 	return l, nil
 }
@@ -57,11 +60,22 @@ func (l *Load) run(ctx context.Context) {
 			return
 		case now := <-tick.C:
 			for due := int(now.Sub(began).Seconds() * float64(l.rate)); sent < due; sent++ {
-				l.produce(ctx, l.lanes[lane%len(l.lanes)])
+				l.mu.Lock()
+				tp := l.lanes[lane%len(l.lanes)]
+				l.mu.Unlock()
+				l.produce(ctx, tp)
 				lane++
 			}
 		}
 	}
+}
+
+// add has the load go to one more partition.
+func (l *Load) add(tp starferry.TopicPartition) {
+	l.client.ForceMetadataRefresh()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.lanes = append(l.lanes, tp)
 }
 
 // produce sends one record. Its number is its value; its key repeats, so that

@@ -14,6 +14,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/starferry/starferry"
+	"github.com/starferry/starferry/control"
 	"github.com/starferry/starferry/internal/chaos/checker"
 )
 
@@ -133,6 +134,23 @@ func (r *Reader) stop(parts map[string]map[int32]kgo.Offset) {
 
 // Committed is what the group has committed.
 func (r *Reader) Committed(ctx context.Context, group starferry.Group) (map[starferry.TopicPartition]starferry.Offset, error) {
+	found := map[starferry.TopicPartition]starferry.Offset{}
+	err := r.commits(ctx, group, func(tp starferry.TopicPartition, o starferry.Offset, _ string) { found[tp] = o })
+	return found, err
+}
+
+// Marks is what the metadata of the group's commits say.
+func (r *Reader) Marks(ctx context.Context, group starferry.Group) ([]control.Mark, error) {
+	var found []control.Mark
+	err := r.commits(ctx, group, func(_ starferry.TopicPartition, _ starferry.Offset, metadata string) {
+		if m, err := control.ParseMark(metadata); err == nil {
+			found = append(found, m)
+		}
+	})
+	return found, err
+}
+
+func (r *Reader) commits(ctx context.Context, group starferry.Group, each func(starferry.TopicPartition, starferry.Offset, string)) error {
 	req := kmsg.NewPtrOffsetFetchRequest()
 	req.Group = string(group)
 	g := kmsg.NewOffsetFetchRequestGroup()
@@ -140,31 +158,34 @@ func (r *Reader) Committed(ctx context.Context, group starferry.Group) (map[star
 	req.Groups = append(req.Groups, g)
 	answer, err := req.RequestWith(ctx, r.client)
 	if err != nil {
-		return nil, fmt.Errorf("read commits on %s: %w", r.name, err)
+		return fmt.Errorf("read commits on %s: %w", r.name, err)
 	}
-	found := map[starferry.TopicPartition]starferry.Offset{}
-	add := func(topic string, p int32, o int64) {
+	add := func(topic string, p int32, o int64, metadata *string) {
 		if o >= 0 {
-			found[starferry.TopicPartition{Topic: starferry.Topic(topic), Partition: starferry.Partition(p)}] = starferry.Offset(o)
+			text := ""
+			if metadata != nil {
+				text = *metadata
+			}
+			each(starferry.TopicPartition{Topic: starferry.Topic(topic), Partition: starferry.Partition(p)}, starferry.Offset(o), text)
 		}
 	}
 	for _, t := range answer.Topics {
 		for _, p := range t.Partitions {
-			add(t.Topic, p.Partition, p.Offset)
+			add(t.Topic, p.Partition, p.Offset, p.Metadata)
 		}
 	}
 	for _, g := range answer.Groups {
 		// Whether an unknown group is an error depends on the broker.
 		if err := kerr.ErrorForCode(g.ErrorCode); err != nil && !errors.Is(err, kerr.GroupIDNotFound) {
-			return nil, fmt.Errorf("read commits on %s: %w", r.name, err)
+			return fmt.Errorf("read commits on %s: %w", r.name, err)
 		}
 		for _, t := range g.Topics {
 			for _, p := range t.Partitions {
-				add(t.Topic, p.Partition, p.Offset)
+				add(t.Topic, p.Partition, p.Offset, p.Metadata)
 			}
 		}
 	}
-	return found, nil
+	return nil
 }
 
 // ends is the end offset of each partition; a topic that does not exist yet has

@@ -46,7 +46,7 @@ func RunService(ctx context.Context, o ServiceOptions) error {
 	defer conn.Close()
 	write := func(_ context.Context, r consumer.Record) error {
 		// One write each, so that a kill leaves whole lines.
-		_, err := fmt.Fprintf(out, "%d %s %d %d %s %s\n", time.Now().UnixNano(), r.Topic, r.Partition, r.Offset, r.Key, r.Value)
+		_, err := fmt.Fprintf(out, "%d %s %d %d %s %s %s\n", time.Now().UnixNano(), r.Topic, r.Partition, r.Offset, r.Key, r.Value, r.Cluster)
 		return err
 	}
 	handle := write

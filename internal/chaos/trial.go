@@ -4,252 +4,203 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math/rand/v2"
+	"os"
+	"path/filepath"
 	"regexp"
-	"slices"
-	"sync/atomic"
 	"time"
 
-	"github.com/starferry/starferry/control"
-	"github.com/starferry/starferry/control/desired"
 	"github.com/starferry/starferry/internal/chaos/checker"
 	"github.com/starferry/starferry/internal/chaos/ground"
+	"github.com/starferry/starferry/internal/chaos/proxy"
 	"github.com/starferry/starferry/internal/estate"
 	"github.com/starferry/starferry/internal/process"
 )
 
-// Fault is what goes wrong in a trial.
-type Fault struct {
-	Kill  []string      // roles
-	At    control.Phase // kill when the switch reaches it; empty: after Delay alone
-	Delay time.Duration // beyond that
-	// Gone keeps what was killed away until the group has consumed again by
-	// itself.
-	Gone bool
-}
-
-// String describes a fault in a few words.
-func (f Fault) String() string {
-	at := "start"
-	if f.At != "" {
-		at = string(f.At)
-	}
-	gone := ""
-	if f.Gone {
-		gone = ", for good"
-	}
-	return fmt.Sprintf("kill -9 %v, %s + %s%s", f.Kill, at, f.Delay.Round(time.Millisecond), gone)
-}
-
-// Faults deals faults so that every role gets its share and no order repeats.
-type Faults struct {
-	random *rand.Rand
-	only   []string
-	deck   []string
-}
-
-// gone stands in the deck for agent and NATS together, for good.
-const gone = "agent and NATS gone"
-
-// NewFaults makes the same faults for the same seed. If roles are named, only
-// those are killed.
-func NewFaults(seed uint64, only ...string) *Faults {
-	return &Faults{random: rand.New(rand.NewPCG(seed, seed)), only: only}
-}
-
-// Next deals one fault.
-func (f *Faults) Next() Fault {
-	if len(f.deck) == 0 {
-		f.deck = slices.Clone(f.only)
-		if len(f.deck) == 0 {
-			f.deck = slices.Concat([]string{agentRole, agentRole, natsRole, gone}, shardRoles(), serviceRoles())
-		}
-		f.random.Shuffle(len(f.deck), func(i, j int) { f.deck[i], f.deck[j] = f.deck[j], f.deck[i] })
-	}
-	who := f.deck[0]
-	f.deck = f.deck[1:]
-	phases := append([]control.Phase{""}, phaseOrder()...)
-	fault := Fault{Kill: []string{who}, At: phases[f.random.IntN(len(phases))], Delay: time.Duration(f.random.IntN(15)) * time.Millisecond}
-	if fault.At == "" {
-		fault.Delay = time.Duration(f.random.IntN(1500)) * time.Millisecond
-	}
-	if who == gone {
-		// The drain is where nobody is left to decide; it lasts milliseconds.
-		open := []control.Phase{control.Prepare, control.Drain, control.Drain, control.Drain, control.Seed}
-		fault = Fault{Kill: []string{agentRole, natsRole}, At: open[f.random.IntN(len(open))], Delay: time.Duration(f.random.IntN(3)) * time.Millisecond, Gone: true}
-	}
-	return fault
-}
-
 // Result is what a trial has shown.
 type Result struct {
 	Fault   Fault
-	Way     string        // "there" or "back"
-	Void    string        // why it proves nothing, or ""
-	Hit     control.Phase // where the switch had come to when the fault struck
-	Outcome string        // of the run, in a few words
-	Stopped bool          // the run ended without having moved the group
+	Way     string // "there", "back" or "rollback"
+	Void    string // why it proves nothing, or ""
+	Hit     Aim    // where the switch had come to when the fault struck
+	Outcome string // of the runs, in a few words
+	Made    int    // switches
+	Undone  int    // runs that ended without having moved the group
 	// Resumed is how long after a fault for good the last lane went on.
 	Resumed time.Duration
+	Stuck   error // why there was no way forward
 	Verdict checker.Verdict
 }
 
+// trial is one under way.
+type trial struct {
+	w       *World
+	fault   Fault
+	crews   []*crew
+	moves   []move
+	resumed time.Duration
+}
+
+// move is the switch of one crew.
+type move struct {
+	crew   *crew
+	target string
+	op     *process.Process
+	undoes string // the run that op rolls back; "": op is a run itself
+}
+
+// stuckError says that a group has no way forward.
+type stuckError struct{ error }
+
 // The limits of a trial.
 const (
-	hitWithin    = 20 * time.Second // for the switch to reach the phase
-	settleWithin = 60 * time.Second // for the run to end after the fault
-	comeBack     = time.Second      // until a killed process is started again
+	settleWithin = 90 * time.Second // for the groups to be well again
 	minHandled   = 100              // records, for a trial to count
-	// plantWithin is how long to look for records that a planted bug has lost.
-	plantWithin = 5 * time.Second
-	// agentDrain is the drain deadline that agents set, and goneLimit what a
-	// group may stand still without anybody.
-	agentDrain = 10 * time.Second
-	goneLimit  = agentDrain + 10*time.Second
 )
 
-// Trial moves the group one way and lets a fault happen meanwhile.
-func (w *World) Trial(ctx context.Context, f Fault) (Result, error) {
-	r := Result{Fault: f, Way: "there"}
-	home, err := w.home(ctx)
-	if err != nil {
-		return r, err
+// Trial moves groups one way and lets a fault happen meanwhile.
+func (w *World) Trial(ctx context.Context, f Fault, d deed) (Result, error) {
+	t := &trial{w: w, fault: f, crews: []*crew{w.crews[f.Crew]}}
+	if f.Both {
+		t.crews = append(t.crews, w.crews[1-f.Crew])
 	}
-	args := []string{"run", w.Script, "--auto-approve", "-p", "group=" + string(w.group)}
-	if home == estate.New {
-		r.Way, args = "back", []string{"rollback", w.lastRun}
-	}
-	phases := w.watch(ctx)
-	defer phases.stop()
+	r := Result{Fault: f}
 	began := time.Now()
-	op, err := w.command(args...)
+	hit, err := t.strike(ctx, d, &r)
+	r.Resumed = t.resumed
+	if err == nil {
+		err = t.recover(ctx, &r)
+	}
+	var stuck stuckError
+	if errors.As(err, &stuck) {
+		r.Stuck, err = stuck, nil
+	}
 	if err != nil {
 		return r, err
 	}
-	hit := phases.reach(ctx, f.At, op)
-	if hit {
-		ground.Pause(ctx, f.Delay)
-		hit = op.Running()
+	handled := 0
+	for _, c := range t.crews {
+		handled += c.history.count(began)
 	}
-	r.Hit = phases.last()
-	if err := w.Kill(ctx, f.Kill...); err != nil {
-		return r, err
-	}
-	killed := time.Now()
-	if f.Gone {
-		if err := w.flows(ctx, killed, goneLimit); err != nil {
-			return r, fmt.Errorf("agent and NATS are gone for good, and %w", err)
-		}
-		r.Resumed = w.slowest(killed)
-	} else {
-		ground.Pause(ctx, comeBack)
-	}
-	if err := w.StartAll(ctx); err != nil {
-		return r, err
-	}
-	if r.Outcome, r.Stopped, err = w.settle(ctx, op, r.Way); err != nil {
-		return r, err
-	}
-	if err := w.flows(ctx, time.Now(), settleWithin); err != nil {
-		return r, fmt.Errorf("after the trial %w", err)
-	}
-	switch n := w.history.count(began); {
+	switch {
+	case r.Stuck != nil:
 	case !hit:
 		r.Void = "the switch was over before the fault"
-	case f.Gone && (r.Hit == control.Announce || r.Hit == control.Steady):
-		r.Void = "the switch was decided before agent and NATS were gone"
-	case n < minHandled:
-		r.Void = fmt.Sprintf("only %d records were handled", n)
+	case handled < minHandled:
+		r.Void = fmt.Sprintf("only %d records were handled", handled)
 	}
-	within := settleWithin / 2
-	if w.Early > 0 {
-		within = plantWithin
-	}
-	r.Verdict, err = w.Check(ctx, within, false)
+	r.Verdict, err = w.check(ctx, r.Stuck != nil)
 	return r, err
 }
 
-// slowest is how long the last lane took to go on.
-func (w *World) slowest(since time.Time) time.Duration {
-	var worst time.Duration
-	for _, at := range w.history.since(since) {
-		worst = max(worst, at.Sub(since))
+// strike begins the switches and does the deed when the aim is reached. It
+// reports whether the switch was still under way then.
+func (t *trial) strike(ctx context.Context, d deed, r *Result) (hit bool, err error) {
+	if d.arm != nil {
+		if err := d.arm(ctx, t); err != nil {
+			return false, err
+		}
 	}
-	return worst
+	if err := t.fog(); err != nil {
+		return false, err
+	}
+	seen := t.crews[0].watch(ctx, t.w.store)
+	defer seen.stop()
+	for _, c := range t.crews {
+		m, way, err := c.begin(ctx, t.w, t.fault)
+		if err != nil {
+			return false, err
+		}
+		t.moves = append(t.moves, m)
+		r.Way = way
+	}
+	op := t.moves[0].op
+	if hit = seen.reach(ctx, t.fault.At, op); hit {
+		ground.Pause(ctx, t.fault.Delay)
+		hit = op.Running()
+	}
+	r.Hit = seen.last()
+	err = d.run(ctx, t)
+	t.w.clear()
+	return hit, err
 }
 
-// home is the cluster the group lives on, as the agent has written it. A group
-// that was never moved lives on the old one.
-func (w *World) home(ctx context.Context) (string, error) {
-	home := estate.Old
-	err := ground.Until(ctx, settleWithin, ground.Often, func() (bool, error) {
-		p, revision, err := w.store.Placement(ctx, w.group)
-		if err != nil || revision == 0 {
-			return errors.Is(err, desired.ErrNotFound) || err == nil, nil
+// fog makes the steps of a switch last longer: slow links of everybody, or slow
+// shards, so that the cut waits for the copy.
+func (t *trial) fog() error {
+	switch {
+	case t.fault.At == Translate:
+		return t.w.weather(proxy.Weather{Delay: 60 * time.Millisecond}, shardRoles()...)
+	case t.fault.Slow:
+		return t.w.weather(proxy.Weather{Delay: 10 * time.Millisecond}, t.w.parties()...)
+	}
+	return nil
+}
+
+// recover starts what does not run and waits until all groups consume and have
+// been moved without a fault.
+func (t *trial) recover(ctx context.Context, r *Result) error {
+	if err := t.w.StartAll(ctx); err != nil {
+		return err
+	}
+	for _, m := range t.moves {
+		outcome, undone, err := m.settle(ctx, t.w)
+		r.Outcome, r.Undone = outcome, r.Undone+undone
+		if err != nil {
+			return err
 		}
-		home = string(p.Active)
-		return !p.Open(), nil
-	})
+		r.Made++
+	}
+	for _, c := range t.w.crews {
+		if err := c.flows(ctx, time.Now(), settleWithin); err != nil {
+			return stuckError{fmt.Errorf("after the trial %w", err)}
+		}
+	}
+	return nil
+}
+
+// begin starts the run that moves the crew to where it does not live.
+func (c *crew) begin(ctx context.Context, w *World, f Fault) (move, string, error) {
+	home, err := c.settled(ctx, w)
 	if err != nil {
-		return "", fmt.Errorf("where does the group live: %w", err)
+		return move{}, "", stuckError{err}
 	}
-	return home, nil
+	if home == estate.New && c.lastRun != "" && f.Long < 0.5 {
+		op, err := w.command("rollback", c.lastRun)
+		return move{c, estate.Old, op, c.lastRun}, "rollback", err
+	}
+	way, target := "there", estate.New
+	if home == estate.New {
+		way, target = "back", estate.Old
+	}
+	op, err := c.run(w, target)
+	return move{c, target, op, ""}, way, err
 }
 
-// overAlready is how a run that has nothing left to do is refused.
-var overAlready = regexp.MustCompile(`it is finished; nothing is left to do|it is rolled back already`)
-
-var runName = regexp.MustCompile(`(?m)^run (\S+)$`)
-
-// settle brings the run to an end: a run whose agent died is resumed, as an
-// operator would.
-func (w *World) settle(ctx context.Context, op *process.Process, way string) (outcome string, stopped bool, err error) {
-	ctx, cancel := context.WithTimeout(ctx, settleWithin)
-	defer cancel()
-	for attempt := 1; ; attempt++ {
-		err := op.Wait(ctx)
-		if ctx.Err() != nil {
-			op.Kill()
-			return "", false, fmt.Errorf("the run did not end: %w", err)
-		}
-		if way == "there" && attempt == 1 {
-			m := runName.FindStringSubmatch(op.Tail())
-			if m == nil {
-				return "it never began", true, nil
-			}
-			w.lastRun = m[1]
-		}
-		switch op.ExitCode() {
-		case 0:
-			return fmt.Sprintf("done after %d attempts", attempt), false, nil
-		case exitUnmet, exitRolledBack:
-			if way == "there" {
-				return fmt.Sprintf("stopped with exit code %d", op.ExitCode()), true, nil
-			}
-		case exitUsage:
-			if overAlready.MatchString(op.Tail()) { // the agent was killed before it could say so
-				return fmt.Sprintf("done before attempt %d", attempt), false, nil
-			}
-		}
-		ground.Pause(ctx, ground.Rare)
-		if err := w.StartAll(ctx); err != nil { // one that has given up
-			return "", false, err
-		}
-		verb := "resume"
-		if way == "back" {
-			verb = "rollback"
-		}
-		if op, err = w.command(verb, w.lastRun); err != nil {
-			return "", false, err
+// run starts a migration that moves the crew.
+func (c *crew) run(w *World, target string) (*process.Process, error) {
+	script := w.Script
+	if target == estate.Old {
+		script = filepath.Join(w.Dir, "back.star")
+		if err := os.WriteFile(script, []byte(backScript), 0o644); err != nil {
+			return nil, err
 		}
 	}
+	return w.command("run", script, "--auto-approve", "-p", "group="+string(c.group))
 }
 
-// command starts a command line with a log of its own.
-func (w *World) command(args ...string) (*process.Process, error) {
-	w.commands++
-	return w.estate.Run(fmt.Sprintf("starferry-%d-%s", w.commands, args[0]), args...)
-}
+// backScript moves a group back over the link that brought it.
+const backScript = `"""Move a consumer group back."""
+
+params(group = param(group, "orders", "group to move back"))
+
+def link(m):
+    return struct(link = replicate(topics_of("old", m.p.group), source = "old", target = "new"))
+
+def switch(m):
+    switch_consumer(m.p.group, source = "new", target = "old", link = m.out.link.link)
+
+back = migration(name = "{group}-back", lock = ["group {group}"], phases = [phase("link", do = link), phase("switch", do = switch)])
+`
 
 // Exit codes of the program that mean a run has ended otherwise than well.
 const (
@@ -258,64 +209,85 @@ const (
 	exitRolledBack = 4
 )
 
-// phaseOrder is the phases of a switch as they follow each other.
-func phaseOrder() []control.Phase {
-	return []control.Phase{control.Prepare, control.Drain, control.Seed, control.Decide, control.Announce}
-}
+var (
+	runName = regexp.MustCompile(`(?m)^run (\S+)$`)
+	// unknownRun is how a run is refused that NATS has lost.
+	unknownRun = regexp.MustCompile(`there is no run|no such run|is finished; nothing is left to do|is rolled back already`)
+)
 
-// phaseWatch sees the phases of the group's switch as they come.
-type phaseWatch struct {
-	seen chan control.Phase
-	now  *atomic.Value // the last one seen, a control.Phase
-	stop func()
-}
-
-func (w *World) watch(ctx context.Context) phaseWatch {
-	ctx, cancel := context.WithCancel(ctx)
-	p := phaseWatch{seen: make(chan control.Phase, 100), now: new(atomic.Value)}
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		first := true
-		_ = w.store.WatchGroup(ctx, w.group, func(u desired.Update) { // it ends with ctx
-			if u.Placement != nil && !first {
-				p.now.Store(u.Placement.Phase)
-				select {
-				case p.seen <- u.Placement.Phase:
-				default:
-				}
-			}
-			first = false
-		})
-	}()
-	p.stop = func() { cancel(); <-done }
-	return p
-}
-
-// last is the last phase seen of this switch, empty before the first.
-func (p phaseWatch) last() control.Phase {
-	phase, _ := p.now.Load().(control.Phase)
-	return phase
-}
-
-// reach waits until the switch comes to a phase; false if the run ended before.
-func (p phaseWatch) reach(ctx context.Context, phase control.Phase, op *process.Process) bool {
-	if phase == "" {
-		return op.Running()
-	}
-	ctx, cancel := context.WithTimeout(ctx, hitWithin)
+// settle brings a switch to its end as an operator would: what an agent has left
+// is resumed; what was undone, or is known no more, is asked for again.
+func (m *move) settle(ctx context.Context, w *World) (outcome string, undone int, err error) {
+	ctx, cancel := context.WithTimeout(ctx, settleWithin)
 	defer cancel()
-	for {
-		select {
-		case <-ctx.Done():
-			return false
-		case <-op.Done():
-			return false
-		case seen := <-p.seen:
-			// Phases that follow each other fast may be seen as one.
-			if slices.Index(phaseOrder(), seen) >= slices.Index(phaseOrder(), phase) {
-				return true
+	op, run, verb := m.op, m.undoes, "resume"
+	if m.undoes != "" {
+		verb = "rollback"
+	}
+	last := ""
+	for attempt := 1; ; attempt++ {
+		_ = op.Wait(ctx) // its exit code tells
+		if ctx.Err() != nil {
+			op.Kill()
+			return "", undone, stuckError{fmt.Errorf("%s is not moved to %s %s after the fault; the last attempt said:\n%s", m.crew.group, m.target, settleWithin, last)}
+		}
+		last = op.Tail()
+		if found := runName.FindStringSubmatch(last); found != nil {
+			run = found[1]
+		}
+		switch code := op.ExitCode(); {
+		case code == 0:
+			if m.crew.lastRun = ""; m.target == estate.New {
+				m.crew.lastRun = run
 			}
+			return fmt.Sprintf("done after %d attempts", attempt), undone, nil
+		case verb == "resume" && (code == exitUnmet || code == exitRolledBack):
+			undone++
+			run = ""
+		case code == exitUsage && unknownRun.MatchString(last):
+			run = ""
+		}
+		ground.Pause(ctx, ground.Rare)
+		if err := w.StartAll(ctx); err != nil { // one that has given up
+			return "", undone, err
+		}
+		if run != "" {
+			if op, err = w.command(verb, run); err != nil {
+				return "", undone, err
+			}
+			continue
+		}
+		home, err := m.crew.settled(ctx, w)
+		if err != nil {
+			return "", undone, stuckError{err}
+		}
+		m.crew.lastRun = ""
+		if home == m.target {
+			return fmt.Sprintf("found moved after %d attempts", attempt), undone, nil
+		}
+		verb = "resume"
+		if op, err = m.crew.run(w, m.target); err != nil {
+			return "", undone, err
 		}
 	}
 }
+
+// check lets the checker read what all crews have done.
+func (w *World) check(ctx context.Context, stuck bool) (checker.Verdict, error) {
+	within := settleWithin / 2
+	if w.Early > 0 || stuck {
+		within = plantWithin
+	}
+	var all checker.Verdict
+	for _, c := range w.crews {
+		v, err := c.check(ctx, w, within)
+		if err != nil {
+			return all, err
+		}
+		all.Add(v)
+	}
+	return all, nil
+}
+
+// plantWithin is how long to look for records that a planted bug has lost.
+const plantWithin = 5 * time.Second

@@ -9,16 +9,18 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go"
+	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/starferry/starferry"
 	"github.com/starferry/starferry/control/desired"
+	"github.com/starferry/starferry/internal/chaos/checker"
 	"github.com/starferry/starferry/internal/chaos/ground"
 	"github.com/starferry/starferry/internal/estate"
 	"github.com/starferry/starferry/internal/process"
 	"github.com/starferry/starferry/internal/wire"
 )
 
-// The names of the processes that can be killed.
+// The names of the processes beside the instances of services.
 const (
 	agentRole = "agent"
 	natsRole  = "nats"
@@ -26,35 +28,32 @@ const (
 
 func shardRoles() []string { return []string{"shard-1", "shard-2"} }
 
-func serviceRoles() []string { return []string{"orders-1", "orders-2", "orders-3"} }
-
 // Options describe a world.
 type Options struct {
 	ground.Options
-	Script string        // the migration that is run
-	Rate   int           // records per second
+	Script string        // the migration that moves a group there
+	Rate   int           // records per second of each crew
 	Early  time.Duration // plants a bug in the service, see ServiceOptions
+	Crews  int           // 0: all there are
 }
 
 // World is everything that runs.
 type World struct {
 	ground.Ground
-	Script  string
-	Rate    int
-	Early   time.Duration
-	group   starferry.Group
-	lanes   []starferry.TopicPartition
-	natsURL string
+	Script      string
+	Rate        int
+	Early       time.Duration
+	natsAddress string
 
-	estate   *estate.Estate
+	estates  map[string]*estate.Estate // by the role that runs in it; "": command lines
 	roles    map[string]*role
-	load     *Load
+	ways     map[string]*ways
+	crews    []*crew
+	admin    *wire.Cluster // old, past the proxies
 	readers  map[starferry.ClusterName]*Reader
-	history  history
 	conn     *nats.Conn
 	store    *desired.Store
-	commands int    // started so far
-	lastRun  string // the run that brought the group to the new cluster
+	commands int // started so far
 }
 
 // role is a process that can be killed and started again.
@@ -62,24 +61,22 @@ type role struct {
 	start func(boot int) (*process.Process, error)
 	boot  int
 	p     *process.Process
-}
-
-// topics of the service, with their partitions.
-func lanes() []starferry.TopicPartition {
-	var all []starferry.TopicPartition
-	for topic, n := range map[starferry.Topic]int{"orders": 6, "payments": 2} {
-		for p := range n {
-			all = append(all, starferry.TopicPartition{Topic: topic, Partition: starferry.Partition(p)})
-		}
-	}
-	return all
+	idle  bool // it is not to run just now
 }
 
 // Open starts a world. Close ends it.
 func Open(ctx context.Context, o Options) (*World, error) {
-	w := &World{Ground: ground.New(o.Options), Script: o.Script, Rate: o.Rate, Early: o.Early, group: "orders", lanes: lanes(),
-		roles: map[string]*role{}, readers: map[starferry.ClusterName]*Reader{}}
-	for _, step := range []func(context.Context) error{w.kafkas, w.topics, w.nats, w.programs, w.services} {
+	w := &World{Ground: ground.New(o.Options), Script: o.Script, Rate: o.Rate, Early: o.Early, estates: map[string]*estate.Estate{},
+		roles: map[string]*role{}, ways: map[string]*ways{}, readers: map[starferry.ClusterName]*Reader{}}
+	w.crews = newCrews()
+	if o.Crews > 0 {
+		w.crews = w.crews[:o.Crews]
+	}
+	steps := []func(context.Context) error{w.kafkas, w.topics, w.nats, w.programs}
+	for _, c := range w.crews {
+		steps = append(steps, func(ctx context.Context) error { return c.open(ctx, w) })
+	}
+	for _, step := range steps {
 		if err := step(ctx); err != nil {
 			w.Close()
 			return nil, fmt.Errorf("open world: %w", err)
@@ -90,37 +87,47 @@ func Open(ctx context.Context, o Options) (*World, error) {
 
 func (w *World) kafkas(ctx context.Context) error { return w.StartKafkas(ctx) }
 
-// topics makes the topics on the source, starts the load and opens readers.
+// topics makes the topics on the source and opens readers.
 func (w *World) topics(ctx context.Context) error {
-	c, err := wire.Open(starferry.Cluster{Name: estate.Old, Brokers: []string{w.Addresses[0]}})
-	if err != nil {
+	var err error
+	if w.admin, err = wire.Open(starferry.Cluster{Name: estate.Old, Brokers: []string{w.Addresses[0]}}); err != nil {
 		return err
 	}
-	defer c.Close()
-	partitions := map[starferry.Topic]int{}
-	for _, tp := range w.lanes {
-		partitions[tp.Topic]++
-	}
-	for topic, n := range partitions {
-		if err := c.CreateTopic(ctx, wire.TopicSpec{Topic: topic, Partitions: n, Replication: 1}); err != nil {
-			return err
+	w.OnClose(func() { _ = w.admin.Close() })
+	var lanes []starferry.TopicPartition
+	for _, c := range w.crews {
+		lanes = append(lanes, c.lanes...)
+		for _, topic := range c.topics() {
+			if err := w.admin.CreateTopic(ctx, wire.TopicSpec{Topic: topic, Partitions: c.partitions(topic), Replication: 1}); err != nil {
+				return err
+			}
 		}
 	}
-	if w.load, err = StartLoad(w.Addresses[0], w.lanes, w.Rate); err != nil {
-		return err
-	}
-	w.OnClose(func() {
-		if err := w.load.Close(); err != nil {
-			w.Say("%v", err)
-		}
-	})
 	for i, name := range []starferry.ClusterName{estate.Old, estate.New} {
-		r, err := OpenReader(name, w.Addresses[i], w.lanes)
+		r, err := OpenReader(name, w.Addresses[i], lanes)
 		if err != nil {
 			return err
 		}
 		w.OnClose(r.Close)
 		w.readers[name] = r
+	}
+	return nil
+}
+
+// grow gives a topic of the source one more partition.
+func (w *World) grow(ctx context.Context, topic starferry.Topic, to int) error {
+	req := kmsg.NewPtrCreatePartitionsRequest()
+	t := kmsg.NewCreatePartitionsRequestTopic()
+	t.Topic, t.Count = string(topic), int32(to)
+	req.Topics, req.TimeoutMillis = append(req.Topics, t), 10_000
+	resp, err := w.admin.DoController(ctx, req)
+	if err == nil {
+		if r, ok := resp.(*kmsg.CreatePartitionsResponse); ok && len(r.Topics) == 1 {
+			err = wire.Code(r.Topics[0].ErrorCode)
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("give %s %d partitions: %w", topic, to, err)
 	}
 	return nil
 }
@@ -131,14 +138,12 @@ func (w *World) nats(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	w.natsURL = "nats://" + address
-	w.roles[natsRole] = &role{start: func(int) (*process.Process, error) {
-		return w.StartNATS(natsRole, address)
-	}}
+	w.natsAddress = address
+	w.roles[natsRole] = &role{start: func(int) (*process.Process, error) { return w.StartNATS(natsRole, address) }}
 	if err := w.Start(natsRole); err != nil {
 		return err
 	}
-	w.conn, err = nats.Connect(w.natsURL, nats.RetryOnFailedConnect(true), nats.MaxReconnects(-1), nats.ReconnectWait(100*time.Millisecond))
+	w.conn, err = nats.Connect("nats://"+address, nats.RetryOnFailedConnect(true), nats.MaxReconnects(-1), nats.ReconnectWait(100*time.Millisecond))
 	if err != nil {
 		return err
 	}
@@ -149,18 +154,26 @@ func (w *World) nats(ctx context.Context) error {
 	})
 }
 
-// programs starts agent and shards.
+// programs starts agent and shards, each in an estate of its own, because each
+// has its own ways.
 func (w *World) programs(context.Context) error {
-	var err error
-	w.estate, err = estate.Open(estate.Plan{Dir: w.Dir, Binary: w.Binary, Old: w.Addresses[0], New: w.Addresses[1], NATS: w.natsURL, Processes: w.Processes})
-	if err != nil {
+	if err := w.found("", ways{addresses: w.Addresses, natsURL: "nats://" + w.natsAddress}); err != nil {
 		return err
 	}
-	w.roles[agentRole] = &role{start: func(int) (*process.Process, error) { return w.estate.Agent() }}
-	for _, id := range shardRoles() {
-		w.roles[id] = &role{start: func(int) (*process.Process, error) { return w.estate.Shard(id) }}
-	}
 	for _, name := range append(shardRoles(), agentRole) {
+		v, err := w.waysOf(name)
+		if err != nil {
+			return err
+		}
+		if err := w.found(name, *v); err != nil {
+			return err
+		}
+		w.roles[name] = &role{start: func(int) (*process.Process, error) {
+			if name == agentRole {
+				return w.estates[name].Agent()
+			}
+			return w.estates[name].Shard(name)
+		}}
 		if err := w.Start(name); err != nil {
 			return err
 		}
@@ -168,35 +181,21 @@ func (w *World) programs(context.Context) error {
 	return nil
 }
 
-// services starts the processes of the service and waits until every lane has
-// been handed out once.
-func (w *World) services(ctx context.Context) error {
-	for _, id := range serviceRoles() {
-		w.roles[id] = &role{start: func(boot int) (*process.Process, error) { return w.service(id, boot) }}
-		if err := w.Start(id); err != nil {
-			return err
-		}
+// found makes the estate of a role.
+func (w *World) found(name string, v ways) error {
+	dir := filepath.Join(w.Dir, "estate", name)
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return err
 	}
-	return w.flows(ctx, time.Now(), 30*time.Second)
+	e, err := estate.Open(estate.Plan{Dir: dir, Binary: w.Binary, Old: v.addresses[0], New: v.addresses[1], NATS: v.natsURL, Processes: w.Processes})
+	w.estates[name] = e
+	return err
 }
-
-func (w *World) service(id string, boot int) (*process.Process, error) {
-	out := filepath.Join(w.Dir, fmt.Sprintf("%s.%d.handled", id, boot))
-	if err := os.WriteFile(out, nil, 0o644); err != nil {
-		return nil, err
-	}
-	w.history.add(bootName(id, boot), out)
-	return w.Processes.Start(process.Spec{Name: id, Path: w.Self, Args: []string{"service",
-		"-old", w.Addresses[0], "-new", w.Addresses[1], "-nats", w.natsURL, "-group", string(w.group),
-		"-instance", id, "-out", out, "-early", w.Early.String()}})
-}
-
-func bootName(id string, boot int) string { return fmt.Sprintf("%s/%d", id, boot) }
 
 // Start starts a role that does not run.
 func (w *World) Start(name string) error {
 	r := w.roles[name]
-	if r.p != nil && r.p.Running() {
+	if r.idle || r.p != nil && r.p.Running() {
 		return nil
 	}
 	r.boot++
@@ -208,26 +207,61 @@ func (w *World) Start(name string) error {
 	return nil
 }
 
-// Kill ends a role as kill −9 does, and notes what the group had committed.
-func (w *World) Kill(ctx context.Context, names ...string) error {
+// Kill ends roles as kill −9 does, and notes what their groups had committed.
+func (w *World) Kill(ctx context.Context, silent bool, names ...string) error {
 	var all []*process.Process
 	for _, name := range names {
-		all = append(all, w.roles[name].p)
+		if p := w.roles[name].p; p != nil {
+			all = append(all, p)
+		}
 	}
 	process.KillAll(all...)
 	at := time.Now()
 	for _, name := range names {
-		if !isService(name) {
-			continue
-		}
-		if err := w.died(ctx, bootName(name, w.roles[name].boot), at); err != nil {
+		if err := w.struck(ctx, name, checker.Strike{Blow: checker.Killed, From: at, Silent: silent}); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func isService(name string) bool { return slices.Contains(serviceRoles(), name) }
+// struck notes what was done to an instance; other roles have no records.
+func (w *World) struck(ctx context.Context, name string, s checker.Strike, on ...starferry.ClusterName) error {
+	c := w.crewOf(name)
+	if c == nil {
+		return nil
+	}
+	if len(on) == 0 {
+		on = []starferry.ClusterName{estate.Old, estate.New}
+	}
+	ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
+	defer cancel()
+	s.Boot, s.Committed = bootName(name, w.roles[name].boot), map[starferry.ClusterName]map[starferry.TopicPartition]starferry.Offset{}
+	for _, cluster := range on {
+		found, err := w.readers[cluster].Committed(ctx, c.group)
+		if err != nil {
+			return fmt.Errorf("after %s was %s: %w", s.Boot, s.Blow, err)
+		}
+		s.Committed[cluster] = found
+	}
+	c.history.strikes = append(c.history.strikes, s)
+	return nil
+}
+
+// healed notes since when an instance can go on.
+func (w *World) healed(name string) {
+	c := w.crewOf(name)
+	if c == nil {
+		return
+	}
+	boot := bootName(name, w.roles[name].boot)
+	for i, s := range slices.Backward(c.history.strikes) {
+		if s.Boot == boot && s.Until.IsZero() {
+			c.history.strikes[i].Until = time.Now()
+			return
+		}
+	}
+}
 
 // StartAll starts whatever does not run, as a supervisor would: NATS first,
 // because an agent or shard that does not find it gives up.
@@ -238,7 +272,11 @@ func (w *World) StartAll(ctx context.Context) error {
 	if err := ground.Until(ctx, 20*time.Second, ground.Often, func() (bool, error) { return w.jetstream(ctx), nil }); err != nil {
 		return fmt.Errorf("NATS did not come back: %w", err)
 	}
-	for _, name := range slices.Concat([]string{agentRole}, shardRoles(), serviceRoles()) {
+	names := append(shardRoles(), agentRole)
+	for _, c := range w.crews {
+		names = append(names, c.instances...)
+	}
+	for _, name := range names {
 		if err := w.Start(name); err != nil {
 			return err
 		}
@@ -252,4 +290,10 @@ func (w *World) jetstream(ctx context.Context) bool {
 	defer cancel()
 	_, err := w.store.Groups(ctx)
 	return err == nil
+}
+
+// command starts a command line with a log of its own.
+func (w *World) command(args ...string) (*process.Process, error) {
+	w.commands++
+	return w.estates[""].Run(fmt.Sprintf("starferry-%d-%s", w.commands, args[0]), args...)
 }

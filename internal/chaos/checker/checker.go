@@ -28,18 +28,43 @@ func (p Produced) Acked() bool { return p.Offset != starferry.NoOffset }
 type Handling struct {
 	Boot string
 	At   time.Time
+	// Cluster is where it was read from; empty if the log does not tell.
+	Cluster starferry.ClusterName
 	starferry.TopicPartition
 	// Offset is the record's offset on the cluster the service read it from.
 	Offset starferry.Offset
 	ID     ID
 }
 
-// Death is a boot that was killed.
-type Death struct {
+// Blow is what a strike has done to a boot.
+type Blow string
+
+// The blows.
+const (
+	Killed Blow = "killed"
+	Frozen Blow = "frozen"
+	CutOff Blow = "cut off" // for so long that it may have lost its membership
+)
+
+// Strike is a boot that was killed, frozen, or cut off from a cluster.
+type Strike struct {
 	Boot string
-	At   time.Time
-	// Committed is what its group had committed on each cluster right after.
+	Blow Blow
+	From time.Time
+	// Until is when it could go on; zero for a killed one.
+	Until time.Time
+	// Committed is what its group had committed, right after From, on each cluster
+	// that it was struck on.
 	Committed map[starferry.ClusterName]map[starferry.TopicPartition]starferry.Offset
+	// Silent says that nobody could have reported what may repeat: NATS was away.
+	Silent bool
+}
+
+// Repeat is a range of records that survivors have said may come again.
+type Repeat struct {
+	Cluster starferry.ClusterName
+	starferry.TopicPartition
+	starferry.Range
 }
 
 // Stored is one record in the log of a partition.
@@ -60,7 +85,12 @@ type Evidence struct {
 	// Handled has the lines of each boot in the order of its log; the boots may
 	// stand in any order.
 	Handled []Handling
-	Deaths  []Death
+	Strikes []Strike
+	// Reported is every range that the leases of survivors have told of.
+	Reported []Repeat
+	// Moves is how often the group may have changed cluster: the highest epoch
+	// that anything has heard of. Negative: unknown.
+	Moves int
 	// Logs is what the clusters hold at the end.
 	Logs map[starferry.ClusterName]map[starferry.TopicPartition]Log
 	// Copied says that the copy had caught up when Logs was read, so that what
@@ -76,7 +106,10 @@ type Verdict struct {
 	Produced, Handled int
 	Lost              int
 	Doubled           int // handled again without an explanation
-	Repeated          int // handled again, in the range of a killed boot
+	Repeated          int // handled again, in the range of a struck boot
+	Unreported        int // of these, those that no survivor has reported in time
+	Late              int // of these, those that were under way in a frozen boot
+	TwoActive         int // changes of cluster beyond the switches there were
 	OutOfOrder        int
 	Foreign           int // handled, but never produced
 	CopiedWrong       int // on the target: missing, doubled, out of order or altered
@@ -88,13 +121,22 @@ type Verdict struct {
 
 // OK reports whether nothing is wrong. Explained repeats are not wrong.
 func (v Verdict) OK() bool {
-	return v.Lost+v.Doubled+v.OutOfOrder+v.Foreign+v.CopiedWrong == 0
+	return v.Lost+v.Doubled+v.OutOfOrder+v.Foreign+v.CopiedWrong+v.TwoActive+v.Unreported == 0
 }
 
 // String is the verdict in one line.
 func (v Verdict) String() string {
-	return fmt.Sprintf("produced %d, handled %d; lost %d, twice %d, out of order %d, foreign %d, copied wrong %d; repeated after a kill %d",
-		v.Produced, v.Handled, v.Lost, v.Doubled, v.OutOfOrder, v.Foreign, v.CopiedWrong, v.Repeated)
+	return fmt.Sprintf("produced %d, handled %d; lost %d, twice %d, out of order %d, foreign %d, copied wrong %d, two active %d; repeated %d, unreported %d",
+		v.Produced, v.Handled, v.Lost, v.Doubled, v.OutOfOrder, v.Foreign, v.CopiedWrong, v.TwoActive, v.Repeated, v.Unreported)
+}
+
+// Add adds what another history has shown.
+func (v *Verdict) Add(o Verdict) {
+	v.Produced, v.Handled = v.Produced+o.Produced, v.Handled+o.Handled
+	v.Lost, v.Doubled, v.OutOfOrder = v.Lost+o.Lost, v.Doubled+o.Doubled, v.OutOfOrder+o.OutOfOrder
+	v.Repeated, v.Unreported, v.Late = v.Repeated+o.Repeated, v.Unreported+o.Unreported, v.Late+o.Late
+	v.Foreign, v.CopiedWrong, v.TwoActive = v.Foreign+o.Foreign, v.CopiedWrong+o.CopiedWrong, v.TwoActive+o.TwoActive
+	v.Findings = append(v.Findings, o.Findings...)
 }
 
 func (v *Verdict) find(kind, format string, args ...any) {
@@ -114,6 +156,7 @@ func Check(e Evidence) Verdict {
 	h.doubled(&v)
 	h.stays(&v)
 	h.firsts(&v)
+	h.active(&v)
 	copied(e, &v)
 	return v
 }
@@ -123,16 +166,37 @@ type history struct {
 	Evidence
 	produced map[ID]Produced
 	handled  map[ID][]Handling // in the order of time
-	deaths   map[string]Death
+	strikes  map[string][]Strike
+	reported map[lane][]starferry.Range
 	place    map[starferry.ClusterName]map[ID]starferry.Offset
+	again    map[again]bool // second handlings that are explained
+	late     map[again]bool // of these, those of a boot that was frozen meanwhile
 }
+
+// lane is a partition of a cluster.
+type lane struct {
+	cluster starferry.ClusterName
+	starferry.TopicPartition
+}
+
+// again is one handling of a record.
+type again struct {
+	id   ID
+	boot string
+	at   int64
+}
+
+func seen(l Handling) again { return again{l.ID, l.Boot, l.At.UnixNano()} }
 
 func newHistory(e Evidence) history {
 	h := history{
 		Evidence: e,
 		produced: make(map[ID]Produced, len(e.Produced)),
 		handled:  make(map[ID][]Handling, len(e.Produced)),
-		deaths:   map[string]Death{},
+		strikes:  map[string][]Strike{},
+		reported: map[lane][]starferry.Range{},
+		again:    map[again]bool{},
+		late:     map[again]bool{},
 		place:    map[starferry.ClusterName]map[ID]starferry.Offset{},
 	}
 	for _, p := range e.Produced {
@@ -144,8 +208,12 @@ func newHistory(e Evidence) history {
 	for _, lines := range h.handled {
 		slices.SortStableFunc(lines, func(a, b Handling) int { return a.At.Compare(b.At) })
 	}
-	for _, d := range e.Deaths {
-		h.deaths[d.Boot] = d
+	for _, d := range e.Strikes {
+		h.strikes[d.Boot] = append(h.strikes[d.Boot], d)
+	}
+	for _, r := range e.Reported {
+		k := lane{r.Cluster, r.TopicPartition}
+		h.reported[k] = append(h.reported[k], r.Range)
 	}
 	for cluster, logs := range e.Logs {
 		h.place[cluster] = map[ID]starferry.Offset{}
@@ -178,46 +246,6 @@ func (h history) lost(v *Verdict) {
 	}
 }
 
-// doubled finds second handlings and looks for what explains each.
-func (h history) doubled(v *Verdict) {
-	for _, p := range h.Evidence.Produced {
-		lines := h.handled[p.ID]
-		for i := 1; i < len(lines); i++ {
-			why := h.unexplained(lines[i-1], lines[i])
-			if why == "" {
-				v.Repeated++
-				continue
-			}
-			v.Doubled++
-			v.find("twice", "record %d of %s: by %s at %s (offset %d), again by %s at %s (offset %d): %s",
-				p.ID, p.TopicPartition, lines[i-1].Boot, clock(lines[i-1].At), lines[i-1].Offset,
-				lines[i].Boot, clock(lines[i].At), lines[i].Offset, why)
-		}
-	}
-}
-
-// unexplained says why a second handling is nobody's right, or "".
-func (h history) unexplained(first, second Handling) string {
-	if first.Boot == second.Boot {
-		return "the same process handled it again"
-	}
-	d, dead := h.deaths[first.Boot]
-	switch {
-	case !dead:
-		return "the first process was not killed"
-	case second.At.Before(d.At):
-		return "the first process was killed only at " + clock(d.At)
-	}
-	for cluster, committed := range d.Committed {
-		c, ok := committed[first.TopicPartition]
-		at, stored := h.place[cluster][first.ID]
-		if ok && stored && at < c {
-			return fmt.Sprintf("it is offset %d on %s, where %d was committed when the first process died", at, cluster, c)
-		}
-	}
-	return ""
-}
-
 // stays checks the order within what each boot handled of each partition.
 func (h history) stays(v *Verdict) {
 	type stay struct {
@@ -226,6 +254,9 @@ func (h history) stays(v *Verdict) {
 	}
 	last := map[stay]Handling{}
 	for _, l := range h.Handled {
+		if h.again[seen(l)] {
+			continue
+		}
 		key := stay{l.Boot, l.TopicPartition}
 		prev, seen := last[key]
 		last[key] = l
@@ -257,6 +288,28 @@ func (h history) firsts(v *Verdict) {
 				v.find("out of order", "%s: %s handled record %d at %s, before %s handled the earlier record %d at %s",
 					tp, a.Boot, a.ID, clock(a.At), b.Boot, b.ID, clock(b.At))
 			}
+		}
+	}
+}
+
+// active finds out whether two clusters were active at a time: in the order of
+// time a group's handlings change cluster once a switch.
+func (h history) active(v *Verdict) {
+	if h.Moves < 0 {
+		return
+	}
+	all := slices.DeleteFunc(slices.Clone(h.Handled), func(l Handling) bool { return l.Cluster == "" || h.late[seen(l)] })
+	slices.SortStableFunc(all, func(a, b Handling) int { return a.At.Compare(b.At) })
+	changes := 0
+	for i := 1; i < len(all); i++ {
+		if all[i].Cluster == all[i-1].Cluster {
+			continue
+		}
+		if changes++; changes > h.Moves {
+			v.TwoActive++
+			v.find("two active", "%s handled %s@%d of %s at %s, and %s %s@%d of %s at %s; there were %d switches at most",
+				all[i-1].Boot, all[i-1].TopicPartition, all[i-1].Offset, all[i-1].Cluster, clock(all[i-1].At),
+				all[i].Boot, all[i].TopicPartition, all[i].Offset, all[i].Cluster, clock(all[i].At), h.Moves)
 		}
 	}
 }

@@ -54,6 +54,12 @@ func (s *story) handles(boot string, from, to int) *story {
 	return s
 }
 
+// later lets time pass.
+func (s *story) later(d time.Duration) *story { s.now = s.now.Add(d); return s }
+
+// stays takes the group back to the source.
+func (s *story) stays() *story { s.onNew = false; return s }
+
 // moves takes the group to the target.
 func (s *story) moves() *story {
 	s.onNew = true
@@ -64,14 +70,33 @@ func (s *story) moves() *story {
 }
 
 // dies kills a boot when all records below next were committed.
-func (s *story) dies(boot string, next int) *story {
+func (s *story) dies(boot string, next int) *story { return s.struck(boot, Killed, next, 0) }
+
+// struck strikes a boot, for a while, when all records below next were committed.
+func (s *story) struck(boot string, blow Blow, next int, d time.Duration) *story {
 	s.now = s.now.Add(time.Millisecond)
 	committed := map[starferry.ClusterName]map[starferry.TopicPartition]starferry.Offset{"old": {lane0: starferry.Offset(next)}}
 	if s.onNew {
 		committed["old"][lane0] = s.cut
 		committed["new"] = map[starferry.TopicPartition]starferry.Offset{lane0: starferry.Offset(next + shift)}
 	}
-	s.e.Deaths = append(s.e.Deaths, Death{Boot: boot, At: s.now, Committed: committed})
+	k := Strike{Boot: boot, Blow: blow, From: s.now, Committed: committed}
+	if d > 0 {
+		s.now = s.now.Add(d)
+		k.Until = s.now
+	}
+	s.e.Strikes = append(s.e.Strikes, k)
+	return s
+}
+
+// named has the handlings tell their clusters.
+func (s *story) named() *story {
+	for i, l := range s.e.Handled {
+		s.e.Handled[i].Cluster = "old"
+		if l.Offset != starferry.Offset(l.ID) {
+			s.e.Handled[i].Cluster = "new"
+		}
+	}
 	return s
 }
 
@@ -96,6 +121,32 @@ func TestAKilledBootMayRepeatWhatItHadNotCommitted(t *testing.T) {
 	}
 }
 
+// What a frozen process had under way, one record a partition, may come when it
+// wakes up, and what it had not committed comes again elsewhere.
+func TestAFrozenBootMayRepeatWhatItHadNotCommitted(t *testing.T) {
+	s := produced(20).handles("a", 0, 10).struck("a", Frozen, 8, time.Minute).handles("b", 8, 14).handles("a", 10, 11).handles("b", 14, 20).named()
+	s.e.Moves = 1
+	v := s.verdict()
+	assert.True(t, v.OK(), v.Findings)
+	assert.Equal(t, []int{3, 1}, []int{v.Repeated, v.Late})
+}
+
+// A process that was cut off until its membership was gone may be given the very
+// same records again.
+func TestACutOffBootMayRepeatWhatItHadNotCommitted(t *testing.T) {
+	s := produced(20).handles("a", 0, 10).struck("a", CutOff, 8, time.Minute).handles("a", 8, 20).named()
+	v := s.verdict()
+	assert.True(t, v.OK(), v.Findings)
+	assert.Equal(t, 2, v.Repeated)
+}
+
+func TestARepeatThatWasReported(t *testing.T) {
+	s := produced(20).handles("a", 0, 10).later(2*time.Second).dies("a", 8).handles("b", 8, 20).named()
+	require.Equal(t, 2, s.verdict().Unreported)
+	s.e.Reported = []Repeat{{"old", lane0, starferry.Range{From: 8, To: 10}}}
+	assert.True(t, s.verdict().OK(), s.verdict().Findings)
+}
+
 // TestPlantedBugsAreFound: each way to lose, double or reorder records is seen,
 // and said in words that lead to it.
 func TestPlantedBugsAreFound(t *testing.T) {
@@ -108,15 +159,24 @@ func TestPlantedBugsAreFound(t *testing.T) {
 		"the switch starts one record late": {
 			produced(20).handles("a", 0, 8).moves().handles("a", 9, 20), "lost: record 8"},
 		"the switch starts one record early": {
-			produced(20).handles("a", 0, 8).moves().handles("b", 7, 20), "the first process was not killed"},
+			produced(20).handles("a", 0, 8).moves().handles("b", 7, 20), "nothing had happened to the first process"},
 		"the same process hands out a record twice": {
 			produced(20).handles("a", 0, 8).moves().handles("a", 7, 20), "the same process handled it again"},
 		"a repeat reaches back below the commit": {
-			produced(20).handles("a", 0, 10).dies("a", 6).handles("b", 5, 20), "6 was committed when the first process died"},
+			produced(20).handles("a", 0, 10).dies("a", 6).handles("b", 5, 20), "6 was committed when the first process was killed"},
 		"a repeat reaches back below the commit on the new cluster": {
-			produced(20).moves().handles("a", 0, 10).dies("a", 6).handles("b", 5, 20), "offset 8 on new, where 9 was committed"},
+			produced(20).moves().handles("a", 0, 10).dies("a", 6).handles("b", 5, 20), "9 was committed when the first process was killed"},
 		"two processes own a partition at once, and then one is killed": {
 			produced(20).handles("a", 0, 10).handles("b", 6, 20).dies("a", 6), "was killed only at"},
+		"a frozen process goes on when it wakes up": {
+			produced(20).handles("a", 0, 10).struck("a", Frozen, 8, time.Minute).handles("b", 8, 14).handles("a", 10, 14).named(), "twice: record 11"},
+		"a process that was cut off goes on for ever": {
+			produced(20).handles("a", 0, 10).struck("a", CutOff, 8, time.Minute).handles("b", 8, 14).named().later(time.Minute).handles("a", 10, 14).named(), "twice: record 10"},
+		"two clusters are active": {
+			produced(20).handles("a", 0, 8).moves().handles("b", 8, 9).stays().handles("a", 9, 10).named(), "two active"},
+		"nobody reports what comes again": {
+			produced(20).handles("a", 0, 10).later(2*time.Second).dies("a", 8).handles("b", 8, 20).named(), "unreported: record 8"},
+
 		"a process runs ahead of another": {
 			produced(20).handles("a", 0, 5).handles("b", 6, 20).handles("a", 5, 6), "out of order: orders/0"},
 		"a process hands out records out of order": {

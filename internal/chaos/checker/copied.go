@@ -19,13 +19,13 @@ func copied(e Evidence, v *Verdict) {
 	}
 	slices.SortFunc(parts, starferry.TopicPartition.Compare)
 	for _, tp := range parts {
-		lane(e, v, tp, source[tp], target[tp])
+		compare(e, v, tp, source[tp], target[tp])
 	}
 }
 
-// lane walks both logs of one partition side by side and stops at the first
+// compare walks both logs of one partition side by side and stops at the first
 // difference, because all that follows would differ too.
-func lane(e Evidence, v *Verdict, tp starferry.TopicPartition, source, target Log) {
+func compare(e Evidence, v *Verdict, tp starferry.TopicPartition, source, target Log) {
 	wrong := func(n int, format string, args ...any) {
 		v.CopiedWrong += n
 		v.find("copied wrong", "%s: "+format, append([]any{tp}, args...)...)

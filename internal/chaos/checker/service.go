@@ -13,7 +13,8 @@ import (
 
 // ReadHandled reads the log that one boot of a service wrote: lines of
 // `time topic partition offset key value`, separated by spaces, the time as
-// Unix nanoseconds or RFC 3339 and the value a record's number. A last line
+// Unix nanoseconds or RFC 3339 and the value a record's number. A seventh field
+// is the cluster it was read from. A last line
 // without an end is what kill −9 leaves and is not counted as handled.
 func ReadHandled(boot string, r io.Reader) ([]Handling, error) {
 	var lines []Handling
@@ -36,6 +37,10 @@ func ReadHandled(boot string, r io.Reader) ([]Handling, error) {
 }
 
 func parseHandling(f []string) (Handling, error) {
+	var cluster starferry.ClusterName
+	if len(f) == 7 {
+		cluster, f = starferry.ClusterName(f[6]), f[:6]
+	}
 	// A record without a key has one field less.
 	if len(f) != 5 && len(f) != 6 {
 		return Handling{}, fmt.Errorf("%d fields, want: time topic partition offset key value", len(f))
@@ -58,6 +63,7 @@ func parseHandling(f []string) (Handling, error) {
 	}
 	return Handling{
 		At:             at,
+		Cluster:        cluster,
 		TopicPartition: starferry.TopicPartition{Topic: starferry.Topic(f[1]), Partition: starferry.Partition(partition)},
 		Offset:         starferry.Offset(offset),
 		ID:             ID(id),

@@ -42,6 +42,22 @@ func (c *conn) shut() {
 	reset(c.broker)
 }
 
+// bytes passes on what it cannot read.
+func (c *conn) bytes(from, to net.Conn) {
+	buf := make([]byte, 32<<10)
+	for {
+		n, err := from.Read(buf)
+		if n > 0 {
+			if werr := c.write(to, buf[:n]); werr != nil {
+				return
+			}
+		}
+		if err != nil {
+			return
+		}
+	}
+}
+
 // errTrick ends a connection that a trick has broken.
 var errTrick = errors.New("broken by a trick")
 

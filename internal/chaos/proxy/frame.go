@@ -116,27 +116,21 @@ func (p *Proxy) redirect(host *string, port *int32) error {
 	return err
 }
 
-// refusal is the answer to a produce request that the broker never sees.
+// refusal is the answer to a request that the broker never sees.
 func refusal(h header, frame []byte, code int16) ([]byte, error) {
-	if kmsg.Key(h.key) != kmsg.Produce {
-		return nil, fmt.Errorf("%s requests cannot be refused", kmsg.NameForKey(h.key))
+	req := kmsg.RequestForKey(h.key)
+	if req == nil {
+		return nil, fmt.Errorf("no request has the key %d", h.key)
 	}
-	req := kmsg.NewPtrProduceRequest()
 	req.SetVersion(h.version)
 	if err := req.ReadFrom(frame[h.body:]); err != nil {
 		return nil, err
 	}
-	resp := kmsg.NewPtrProduceResponse()
+	resp := req.ResponseKind()
 	resp.SetVersion(h.version)
-	for _, t := range req.Topics {
-		rt := kmsg.NewProduceResponseTopic()
-		rt.Topic, rt.TopicID = t.Topic, t.TopicID
-		for _, p := range t.Partitions {
-			rp := kmsg.NewProduceResponseTopicPartition()
-			rp.Partition, rp.ErrorCode, rp.BaseOffset = p.Partition, code, -1
-			rt.Partitions = append(rt.Partitions, rp)
-		}
-		resp.Topics = append(resp.Topics, rt)
+	mirror(req, resp)
+	if err := condemn(resp, code); err != nil {
+		return nil, err
 	}
 	head := binary.BigEndian.AppendUint32(make([]byte, 4), uint32(h.correlation))
 	if resp.IsFlexible() {
@@ -145,21 +139,84 @@ func refusal(h header, frame []byte, code int16) ([]byte, error) {
 	return encode(resp, head, len(head)), nil
 }
 
-// falsify turns the answer to a produce request into an error.
-func falsify(q request, frame []byte, code int16) ([]byte, error) {
-	if kmsg.Key(q.key) != kmsg.Produce {
-		return nil, fmt.Errorf("answers to %s are not falsified", kmsg.NameForKey(q.key))
+// mirror gives an answer a place for each thing that was asked for.
+func mirror(req kmsg.Request, resp kmsg.Response) {
+	switch q := req.(type) {
+	case *kmsg.ProduceRequest:
+		r := resp.(*kmsg.ProduceResponse)
+		for _, t := range q.Topics {
+			rt := kmsg.NewProduceResponseTopic()
+			rt.Topic, rt.TopicID = t.Topic, t.TopicID
+			for _, p := range t.Partitions {
+				rp := kmsg.NewProduceResponseTopicPartition()
+				rp.Partition = p.Partition
+				rt.Partitions = append(rt.Partitions, rp)
+			}
+			r.Topics = append(r.Topics, rt)
+		}
+	case *kmsg.OffsetCommitRequest:
+		r := resp.(*kmsg.OffsetCommitResponse)
+		for _, t := range q.Topics {
+			rt := kmsg.NewOffsetCommitResponseTopic()
+			rt.Topic, rt.TopicID = t.Topic, t.TopicID
+			for _, p := range t.Partitions {
+				rp := kmsg.NewOffsetCommitResponseTopicPartition()
+				rp.Partition = p.Partition
+				rt.Partitions = append(rt.Partitions, rp)
+			}
+			r.Topics = append(r.Topics, rt)
+		}
+	case *kmsg.OffsetFetchRequest:
+		r := resp.(*kmsg.OffsetFetchResponse)
+		for _, g := range q.Groups {
+			rg := kmsg.NewOffsetFetchResponseGroup()
+			rg.Group = g.Group
+			r.Groups = append(r.Groups, rg)
+		}
 	}
+}
+
+// falsify turns an answer into an error.
+func falsify(q request, frame []byte, code int16) ([]byte, error) {
 	resp, body, err := decode(q, frame)
 	if err != nil {
 		return nil, err
 	}
-	r := resp.(*kmsg.ProduceResponse)
-	for i := range r.Topics {
-		for j := range r.Topics[i].Partitions {
-			p := &r.Topics[i].Partitions[j]
-			p.ErrorCode, p.BaseOffset = code, -1
-		}
+	if err := condemn(resp, code); err != nil {
+		return nil, err
 	}
 	return encode(resp, frame, body), nil
+}
+
+// condemn writes an error into every place of an answer that has room for one.
+func condemn(resp kmsg.Response, code int16) error {
+	switch r := resp.(type) {
+	case *kmsg.ProduceResponse:
+		for i := range r.Topics {
+			for j := range r.Topics[i].Partitions {
+				p := &r.Topics[i].Partitions[j]
+				p.ErrorCode, p.BaseOffset = code, -1
+			}
+		}
+	case *kmsg.OffsetCommitResponse:
+		for i := range r.Topics {
+			for j := range r.Topics[i].Partitions {
+				r.Topics[i].Partitions[j].ErrorCode = code
+			}
+		}
+	case *kmsg.OffsetFetchResponse:
+		r.ErrorCode = code
+		for i := range r.Groups {
+			r.Groups[i].ErrorCode, r.Groups[i].Topics = code, nil
+		}
+	case *kmsg.HeartbeatResponse:
+		r.ErrorCode = code
+	case *kmsg.JoinGroupResponse:
+		r.ErrorCode = code
+	case *kmsg.SyncGroupResponse:
+		r.ErrorCode = code
+	default:
+		return fmt.Errorf("answers to %s are not made errors", kmsg.NameForKey(resp.Key()))
+	}
+	return nil
 }

@@ -12,6 +12,7 @@ import (
 
 // Proxy is the ways to one cluster.
 type Proxy struct {
+	raw     bool // what passes is not Kafka's
 	mu      sync.Mutex
 	ways    map[string]*way // by the broker's address
 	conns   map[*conn]bool
@@ -45,6 +46,16 @@ func Open(brokers ...string) (*Proxy, error) {
 		if _, err := p.Address(b); err != nil {
 			return nil, errors.Join(err, p.Close())
 		}
+	}
+	return p, nil
+}
+
+// OpenRaw makes a proxy to a server that speaks anything: bytes are passed on as
+// the weather lets them, and there are no tricks.
+func OpenRaw(server string) (*Proxy, error) {
+	p := &Proxy{raw: true, ways: map[string]*way{}, conns: map[*conn]bool{}, held: map[*conn]*Held{}, changed: make(chan struct{})}
+	if _, err := p.Address(server); err != nil {
+		return nil, errors.Join(err, p.Close())
 	}
 	return p, nil
 }
@@ -189,8 +200,13 @@ func (p *Proxy) serve(client net.Conn, broker string) {
 		c.shut()
 	}
 	var both sync.WaitGroup
-	both.Go(func() { defer c.shut(); c.requests() })
-	both.Go(func() { defer c.shut(); c.answers() })
+	if p.raw {
+		both.Go(func() { defer c.shut(); c.bytes(c.client, c.broker) })
+		both.Go(func() { defer c.shut(); c.bytes(c.broker, c.client) })
+	} else {
+		both.Go(func() { defer c.shut(); c.requests() })
+		both.Go(func() { defer c.shut(); c.answers() })
+	}
 	both.Wait()
 	p.mu.Lock()
 	delete(p.conns, c)

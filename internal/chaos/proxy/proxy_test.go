@@ -4,6 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
+	"net"
+	"sync"
 	"testing"
 	"time"
 
@@ -13,6 +16,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kfake"
 	"github.com/twmb/franz-go/pkg/kgo"
 	"github.com/twmb/franz-go/pkg/kmsg"
+	"github.com/twmb/franz-go/pkg/kversion"
 	"go.uber.org/goleak"
 )
 
@@ -150,4 +154,86 @@ func TestHeldPacketsArriveLate(t *testing.T) {
 	assert.EqualValues(t, 2, s.held(0))
 	held.Release()
 	require.Eventually(t, func() bool { return s.held(0) == 3 }, 10*time.Second, 10*time.Millisecond)
+}
+
+// A proxy that reads nothing passes everything on, and its weather holds.
+func TestRawBytesPassAsTheWeatherLetsThem(t *testing.T) {
+	server, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	defer server.Close()
+	var echo sync.WaitGroup
+	defer echo.Wait()
+	echo.Go(func() {
+		for {
+			c, err := server.Accept()
+			if err != nil {
+				return
+			}
+			echo.Go(func() { defer c.Close(); _, _ = io.Copy(c, c) })
+		}
+	})
+	defer server.Close()
+	p, err := OpenRaw(server.Addr().String())
+	require.NoError(t, err)
+	defer p.Close()
+	address, err := p.Address(server.Addr().String())
+	require.NoError(t, err)
+	c, err := net.Dial("tcp", address)
+	require.NoError(t, err)
+	defer c.Close()
+	said := func(text string) {
+		_, err := io.WriteString(c, text)
+		require.NoError(t, err)
+		got := make([]byte, len(text))
+		_, err = io.ReadFull(c, got)
+		require.NoError(t, err)
+		require.Equal(t, text, string(got))
+	}
+	said("INFO")
+	p.Set(Weather{Delay: 20 * time.Millisecond})
+	began := time.Now()
+	said("PING")
+	assert.GreaterOrEqual(t, time.Since(began), 40*time.Millisecond, "there and back")
+	assert.Equal(t, 1, p.Cut())
+	_, err = io.ReadFull(c, make([]byte, 1))
+	require.Error(t, err)
+}
+
+// Errors can be told to members of a group too: a commit that was carried out
+// and answered with an error stands, one that was refused does not.
+func TestCommitsAreRefusedAndLiedAbout(t *testing.T) {
+	for deed, stands := range map[Deed]bool{Refuse: false, Lie: true} {
+		t.Run(string(deed), func(t *testing.T) {
+			s := open(t, kgo.MaxVersions(kversion.V3_8_0())) // later ones commit by topic ids
+			played := s.proxy.Play(Trick{Key: kmsg.OffsetCommit, Deed: deed, Code: kerr.RequestTimedOut.Code})
+			req := kmsg.NewPtrOffsetCommitRequest()
+			req.Group, req.Generation = "g", -1
+			topic := kmsg.NewOffsetCommitRequestTopic()
+			topic.Topic = "orders"
+			part := kmsg.NewOffsetCommitRequestTopicPartition()
+			part.Partition, part.Offset = 1, 7
+			topic.Partitions = append(topic.Partitions, part)
+			req.Topics = append(req.Topics, topic)
+			ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+			defer cancel()
+			resp, err := req.RequestWith(ctx, s.client)
+			require.NoError(t, err)
+			require.Equal(t, kerr.RequestTimedOut.Code, resp.Topics[0].Partitions[0].ErrorCode)
+			require.Equal(t, 1, played.Done())
+			ask := kmsg.NewPtrOffsetFetchRequest()
+			ask.Group = "g"
+			g := kmsg.NewOffsetFetchRequestGroup()
+			g.Group = "g"
+			ask.Groups = append(ask.Groups, g)
+			got, err := ask.RequestWith(ctx, s.client)
+			require.NoError(t, err)
+			found := 0
+			for _, g := range got.Groups {
+				for _, t := range g.Topics {
+					found += len(t.Partitions)
+				}
+			}
+			assert.Equal(t, stands, found == 1)
+		})
+	}
 }

@@ -10,7 +10,8 @@ import (
 // Deed is what is done to a request or its answer.
 type Deed string
 
-// The deeds. Those with an error code are for produce requests.
+// The deeds. Those with an error code are for requests to produce, to commit and
+// read offsets, and to be a member.
 const (
 	CutRequest Deed = "cut request" // half of the request arrives, then the connection is reset
 	CutAnswer  Deed = "cut answer"  // half of the answer arrives, then the connection is reset
