@@ -270,7 +270,7 @@ func (s *service) by(name string) []string {
 	var values []string
 	for line := range strings.Lines(string(raw)) {
 		fields := strings.Fields(line)
-		values = append(values, fields[len(fields)-1])
+		values = append(values, fields[len(fields)-2]) // before the cluster
 	}
 	return values
 }
