@@ -154,7 +154,8 @@ func drained(s LinkStatus, ends map[starferry.TopicPartition]starferry.Offset) (
 
 // Narrow takes topics and patterns off a link that goes on with the others; with
 // a pattern go the topics that it brought later on. Their copies stay on the
-// target. What is not on the link is no error.
+// target. What is not on the link is no error. A link of which nothing is left
+// ends, as by Stop.
 func (c *Client) Narrow(ctx context.Context, name starferry.LinkName, topics []starferry.Topic, patterns ...string) error {
 	there, err := c.existing(ctx, name, topics)
 	if err != nil {
@@ -176,9 +177,6 @@ func (c *Client) Narrow(ctx context.Context, name starferry.LinkName, topics []s
 			by, matched := broughtBy(s.AddedBy[t])
 			return slices.Contains(topics, t) || matched && slices.Contains(patterns, by)
 		})
-		if len(s.Topics) == 0 && len(s.Patterns) == 0 {
-			return false, errors.New("nothing would be left on it; stop the link instead")
-		}
 		return len(s.Topics)+len(s.Patterns) != before, nil
 	})
 	if err != nil {
@@ -213,7 +211,7 @@ func (c *Client) existing(ctx context.Context, name starferry.LinkName, topics [
 }
 
 // change edits a spec by compare-and-set. Edit works on a copy and says whether
-// it changed something.
+// it changed something. A spec that names nothing any more is dropped.
 func (c *Client) change(ctx context.Context, name starferry.LinkName, edit func(*LinkSpec) (bool, error)) (LinkSpec, error) {
 	st, err := c.open(ctx)
 	if err != nil {
@@ -231,7 +229,11 @@ func (c *Client) change(ctx context.Context, name starferry.LinkName, edit func(
 		if !changed {
 			return spec, nil
 		}
-		spec.Revision, err = st.PutLink(ctx, spec)
+		if len(spec.Topics)+len(spec.Patterns) == 0 {
+			err = st.DropLink(ctx, name, spec.Revision)
+		} else {
+			spec.Revision, err = st.PutLink(ctx, spec)
+		}
 		if !errors.Is(err, errChanged) {
 			return spec, err
 		}
@@ -246,5 +248,5 @@ func (c *Client) Stop(ctx context.Context, name starferry.LinkName) error {
 	if err != nil {
 		return err
 	}
-	return st.DropLink(ctx, name)
+	return st.DropLink(ctx, name, 0)
 }

@@ -132,12 +132,22 @@ func (s *store) PutLink(ctx context.Context, spec LinkSpec) (uint64, error) {
 	return put(ctx, s.links, string(spec.Name), spec.Revision, b)
 }
 
-// DropLink forgets a link and its table.
-func (s *store) DropLink(ctx context.Context, name starferry.LinkName) error {
-	for _, kv := range []jetstream.KeyValue{s.links, s.owners} {
-		if err := kv.Delete(ctx, string(name)); err != nil && !errors.Is(err, jetstream.ErrKeyNotFound) {
-			return fmt.Errorf("delete link %s: %w", name, err)
-		}
+// DropLink forgets a link and its table, if the spec still has a revision; 0 is
+// any.
+func (s *store) DropLink(ctx context.Context, name starferry.LinkName, at uint64) error {
+	var only []jetstream.KVDeleteOpt
+	if at != 0 {
+		only = append(only, jetstream.LastRevision(at))
+	}
+	err := s.links.Delete(ctx, string(name), only...)
+	if isConflict(err) {
+		return fmt.Errorf("delete link %s: %w", name, errChanged)
+	}
+	if err == nil || errors.Is(err, jetstream.ErrKeyNotFound) {
+		err = s.owners.Delete(ctx, string(name))
+	}
+	if err != nil && !errors.Is(err, jetstream.ErrKeyNotFound) {
+		return fmt.Errorf("delete link %s: %w", name, err)
 	}
 	return nil
 }
@@ -213,18 +223,22 @@ func write(ctx context.Context, kv jetstream.KeyValue, key string, at uint64, v 
 	return put(ctx, kv, key, at, b)
 }
 
+// isConflict reports whether somebody else has written first.
+func isConflict(err error) bool {
+	var api *jetstream.APIError
+	return errors.Is(err, jetstream.ErrKeyExists) || errors.As(err, &api) && api.ErrorCode == jetstream.JSErrCodeStreamWrongLastSequence
+}
+
 func put(ctx context.Context, kv jetstream.KeyValue, key string, at uint64, b []byte) (rev uint64, err error) {
 	if at == 0 {
 		rev, err = kv.Create(ctx, key, b)
 	} else {
 		rev, err = kv.Update(ctx, key, b, at)
 	}
-	var api *jetstream.APIError
 	switch {
 	case err == nil:
 		return rev, nil
-	case errors.Is(err, jetstream.ErrKeyExists),
-		errors.As(err, &api) && api.ErrorCode == jetstream.JSErrCodeStreamWrongLastSequence:
+	case isConflict(err):
 		return 0, fmt.Errorf("write %s of %s: %w", key, kv.Bucket(), errChanged)
 	}
 	return 0, fmt.Errorf("write %s of %s: %w", key, kv.Bucket(), err)

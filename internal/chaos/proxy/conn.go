@@ -48,7 +48,7 @@ func (c *conn) bytes(from, to net.Conn) {
 	for {
 		n, err := from.Read(buf)
 		if n > 0 {
-			if werr := c.write(to, buf[:n]); werr != nil {
+			if werr := c.write(to, arrival{buf[:n], time.Now()}); werr != nil {
 				return
 			}
 		}
