@@ -181,9 +181,11 @@ type SwitchRequest struct {
 	Within time.Duration `json:"within"`
 	// Standby is how long members stay on the old cluster afterwards.
 	Standby time.Duration `json:"standby"`
-	By      string        `json:"by"`
-	Why     string        `json:"why"`
-	Token   string        `json:"token"`
+	// OnStraggler is "abort" or "evict": what becomes of a frozen instance.
+	OnStraggler string `json:"on_straggler,omitempty"`
+	By          string `json:"by"`
+	Why         string `json:"why"`
+	Token       string `json:"token"`
 	// Progress, if set, is told each phase and what it waits for, and the same
 	// again from time to time.
 	Progress func(SwitchProgress) `json:"-"`

@@ -26,6 +26,7 @@ func switchConsumerEntry(p Ports, t typeSet) *scripting.Builtin {
 			{Name: "link", Type: t.link, Required: true, Doc: "link whose offset map translates its place, in either direction", Complete: "links"},
 			{Name: "within", Type: t.duration, Default: "2m", Doc: "time from the first order to the decision; then it stays where it was"},
 			{Name: "standby", Type: t.duration, Default: "10m", Doc: "how long its members stay on the old cluster, so that switching back is quick"},
+			{Name: "on_straggler", Type: stragglerType(), Default: "abort", Doc: "what becomes of a frozen instance: \"abort\" leaves the group where it is, \"evict\" removes it from the group"},
 		},
 		Plan: s.plan, Run: s.run, Reconcile: s.reconcile, Inverse: s.inverse, InverseOf: s.inverseOf, Summary: s.summary,
 	}
@@ -64,7 +65,7 @@ func (s switchConsumer) plan(ctx context.Context, c scripting.Call) (scripting.P
 
 func (s switchConsumer) request(c scripting.Call) SwitchRequest {
 	return SwitchRequest{Group: groupArg(c), Source: clusterArg(c, "source"), Target: clusterArg(c, "target"), Link: starferry.LinkName(c.Args.Text("link")),
-		Within: c.Args.Duration("within"), Standby: c.Args.Duration("standby"), By: c.By, Why: c.Why(), Token: c.Token,
+		Within: c.Args.Duration("within"), Standby: c.Args.Duration("standby"), OnStraggler: c.Args.Text("on_straggler"), By: c.By, Why: c.Why(), Token: c.Token,
 		Progress: func(p SwitchProgress) { c.Tell(p.Line(), p) }}
 }
 
@@ -182,7 +183,7 @@ func (s switchConsumer) reconcile(ctx context.Context, c scripting.Call) (script
 func (s switchConsumer) inverse(_ context.Context, c scripting.Call) (*scripting.Undo, error) {
 	source, target := c.Args.Text("source"), c.Args.Text("target")
 	args := scripting.Args{"group": c.Args.Text("group"), "source": target, "target": source, "link": c.Args.Text("link"),
-		"within": c.Args.Text("within"), "standby": c.Args.Text("standby")}
+		"within": c.Args.Text("within"), "standby": c.Args.Text("standby"), "on_straggler": c.Args.Text("on_straggler")}
 	return &scripting.Undo{Builtin: "switch_consumer", Args: args, Text: fmt.Sprintf("move group %s back from %s to %s", c.Args.Text("group"), target, source)}, nil
 }
 
@@ -194,4 +195,17 @@ func (s switchConsumer) inverseOf(ctx context.Context, c scripting.Call, result 
 		return nil, err
 	}
 	return s.inverse(ctx, c)
+}
+
+// stragglerType takes the policies for instances that are frozen.
+func stragglerType() *scripting.Type {
+	t := scripting.StringType()
+	t.Name = "policy"
+	t.Check = func(v any) error {
+		if s, _ := v.(string); s != "abort" && s != "evict" {
+			return fmt.Errorf("%q is no policy; want \"abort\" or \"evict\"", s)
+		}
+		return nil
+	}
+	return t
 }

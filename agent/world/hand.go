@@ -7,6 +7,7 @@ import (
 	"github.com/starferry/starferry/builtins"
 	"github.com/starferry/starferry/control"
 	"github.com/starferry/starferry/control/fleet"
+	"github.com/starferry/starferry/control/switchover"
 )
 
 // Hand implements builtins.Hand over the fleet.
@@ -17,7 +18,7 @@ var _ builtins.Hand = (*Hand)(nil)
 // Switch implements builtins.Hand.
 func (h *Hand) Switch(ctx context.Context, r builtins.SwitchRequest) (builtins.SwitchReport, error) {
 	rep, err := h.fleet.Switch(ctx, fleet.SwitchOrder{
-		Group: r.Group, Source: r.Source, Target: r.Target, Link: r.Link, Within: r.Within, Standby: r.Standby,
+		Group: r.Group, Source: r.Source, Target: r.Target, Link: r.Link, Within: r.Within, Standby: r.Standby, OnStraggler: switchover.OnStraggler(r.OnStraggler),
 		By: r.By, Why: r.Why, Token: r.Token, Watch: watching(r),
 	})
 	if err != nil {

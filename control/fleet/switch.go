@@ -29,8 +29,12 @@ type SwitchOrder struct {
 	MaxLag         int64         // of each lane before the drain, in records
 	// Fence has the agents keep everybody out of the group on Source, from the
 	// end of Standby on.
-	Fence   bool
-	By, Why string
+	Fence bool
+	// OnStraggler says what becomes of a frozen instance; EvictAfter how long it
+	// is waited for before it is removed.
+	OnStraggler switchover.OnStraggler
+	EvictAfter  time.Duration
+	By, Why     string
 	// Token makes the order repeatable: given again, it continues the switch or
 	// returns the report of what was done.
 	Token string
@@ -150,6 +154,11 @@ func (f *Fleet) newRun(ctx context.Context, o SwitchOrder) (*run, error) {
 	if o.Group == "" {
 		return nil, errors.New("the group has no name")
 	}
+	switch o.OnStraggler {
+	case "", switchover.Abort, switchover.Evict:
+	default:
+		return nil, fmt.Errorf("on_straggler is %q; want %q or %q", o.OnStraggler, switchover.Abort, switchover.Evict)
+	}
 	from, to, err := f.c.Copies.Ends(ctx, o.Link)
 	if err != nil {
 		return nil, fmt.Errorf("find link %q: %w", o.Link, err)
@@ -174,7 +183,8 @@ func (f *Fleet) newRun(ctx context.Context, o SwitchOrder) (*run, error) {
 	return &run{f: f, o: o, dir: dir, answers: make(chan switchover.Answers, 4), d: switchover.NewDriver(switchover.Request{
 		Group: o.Group, Source: o.Source, Target: o.Target, Link: o.Link, Direction: dir,
 		Within: o.Within.Milliseconds(), DrainDeadline: o.DrainDeadline.Milliseconds(), Patience: o.Patience.Milliseconds(),
-		Standby: o.Standby.Milliseconds(), MaxLag: o.MaxLag, Verify: o.Verify.Milliseconds(), By: o.By, Why: o.Why, Token: o.Token,
+		Standby: o.Standby.Milliseconds(), MaxLag: o.MaxLag, Verify: o.Verify.Milliseconds(),
+		OnStraggler: o.OnStraggler, EvictAfter: o.EvictAfter.Milliseconds(), By: o.By, Why: o.Why, Token: o.Token,
 	})}, nil
 }
 
@@ -293,6 +303,8 @@ func (s *run) obey(ctx context.Context, o switchover.Order) {
 		if p := s.teller.hear(s.f.c.Now().UnixMilli(), o); s.o.Watch != nil {
 			s.o.Watch(p)
 		}
+	case switchover.EvictMembers:
+		s.pending.Go(func() { s.evict(ctx, o) })
 	case switchover.Finished:
 		s.report = &o.Report
 	case switchover.Failed:

@@ -47,6 +47,11 @@ type Driver struct {
 	strangers []stranger
 	slowAt    int64 // since when the copy is found too slow to drain; 0: it is not
 
+	gone    map[starferry.InstanceID]control.Lease // last words, if stragglers are evicted
+	silent  map[place]int64                        // memberships without a lease, since when
+	evicted []Evicted
+	evictAt int64
+
 	trial starferry.Cut // what prepare tries to translate; nil: not yet
 
 	decideGen starferry.Generation // of the last order to decide; 0: none was given
@@ -117,6 +122,7 @@ func (d *Driver) Step(now int64, n News) []Order {
 		d.reading = true
 		d.do(ReadStored{})
 	case LeasesSeen:
+		d.keep(n.Leases)
 		d.leases, d.leasesSeen = n.Leases, true
 	case Answers:
 		if d.asked != nil && n.Round == d.asked.Round && d.answers == nil {
@@ -191,15 +197,15 @@ func (d *Driver) late() bool {
 	undecided := d.step == preparing || d.step == draining || d.step == seeding || d.step == deciding
 	switch {
 	case (undecided || d.step == looking) && d.now-d.began > d.req.Within:
-		d.fail(Failure{Expected: fmt.Sprintf("to decide within %d ms", d.req.Within), Found: []string{d.waiting()},
+		d.fail(Failure{Expected: fmt.Sprintf("to decide within %d ms", d.req.Within), Found: []string{d.waiting()}, Rows: d.missing(),
 			Do: "remove what it waits for, or allow more time with within="})
-	case undecided && d.drainAt != 0 && d.now-d.drainAt > d.req.DrainDeadline:
-		d.fail(Failure{Expected: fmt.Sprintf("to decide within %d ms of the order to drain", d.req.DrainDeadline), Found: []string{d.waiting()},
+	case undecided && d.drainAt != 0 && d.now > d.standLimit():
+		d.fail(Failure{Expected: fmt.Sprintf("to decide within %d ms of the order to drain", d.req.DrainDeadline), Found: []string{d.waiting()}, Rows: d.missing(),
 			Do: "remove what it waits for, then switch again"})
 	case d.step == undoing && d.now-d.phaseAt > undoLimit:
 		d.undone(fmt.Sprintf("the order to stay on %s is stored, but not everyone has answered it: %s", d.p.Active, d.waiting()))
 	case d.step == announcing && d.now-d.phaseAt > settleLimit:
-		d.end(Failure{Expected: fmt.Sprintf("every instance to live on %s", d.p.Active), Found: []string{d.waiting()}, Moved: true,
+		d.end(Failure{Expected: fmt.Sprintf("every instance to live on %s", d.p.Active), Found: []string{d.waiting()}, Rows: d.missing(), Moved: true,
 			Stands: fmt.Sprintf("the group's home is %s (epoch %d)", d.p.Active, d.p.Epoch),
 			Do:     "restart the instances named; the decision stands and each will read it. Ask again with the same token for the report"})
 	default:

@@ -33,9 +33,8 @@ func (d *Driver) prepare() {
 		waits = d.covered(d.p.Target)
 	}
 	if len(waits) > 0 {
-		d.drop()
 		d.trial = nil
-		d.say(waits...)
+		d.hold(waits...)
 		return
 	}
 	if d.trial != nil {
@@ -66,7 +65,7 @@ func (d *Driver) prepared(f *Answers) {
 		return
 	}
 	waits, strangers := d.members(f)
-	if d.stranger(strangers) {
+	if d.stranger(d.evict(strangers, f)) {
 		return
 	}
 	if waits = append(waits, d.lagging(f.Link)...); len(waits) > 0 {
@@ -171,8 +170,7 @@ func (d *Driver) drain() {
 		waits = d.covered(d.p.Target)
 	}
 	if len(waits) > 0 {
-		d.drop()
-		d.say(waits...)
+		d.hold(waits...)
 		return
 	}
 	f := d.facts(Ask{Describe: []starferry.ClusterName{d.p.Active, d.p.Target}, Commits: []starferry.ClusterName{d.p.Active},
@@ -187,7 +185,7 @@ func (d *Driver) drained(f *Answers, cut starferry.Cut) {
 		return
 	}
 	waits, strangers := d.members(f)
-	if d.stranger(strangers) {
+	if d.stranger(d.evict(strangers, f)) {
 		return
 	}
 	waits = append(waits, d.left(f.Commits[d.p.Active], cut)...)
@@ -282,8 +280,7 @@ func (d *Driver) seed() {
 		return
 	}
 	if waits := d.standing(d.p.Target, nil); len(waits) > 0 {
-		d.drop()
-		d.say(waits...)
+		d.hold(waits...)
 		return
 	}
 	l := d.lease(d.p.Actor)
@@ -292,8 +289,7 @@ func (d *Driver) seed() {
 		return
 	}
 	if l.Seeded < d.firstRev {
-		d.drop()
-		d.say(someone(l.Instance, d.p.Target, "to seed %s", d.p.Target))
+		d.hold(someone(l.Instance, d.p.Target, "to seed %s", d.p.Target))
 		return
 	}
 	f := d.facts(Ask{Describe: []starferry.ClusterName{d.p.Target}, Commits: []starferry.ClusterName{d.p.Target}})
@@ -307,15 +303,15 @@ func (d *Driver) seed() {
 func (d *Driver) reseed() {
 	next := d.actor(d.p.Target)
 	if next == nil || next.Generation <= d.p.Actor.Generation {
-		d.drop()
-		d.say(thing("a new generation of %s, for its seeder %s is gone", d.p.Target, d.p.Actor.Instance))
+		d.hold(thing("a new generation of %s, for its seeder %s is gone", d.p.Target, d.p.Actor.Instance))
 		return
 	}
 	f := d.facts(Ask{Describe: []starferry.ClusterName{d.p.Target}})
 	if f == nil {
 		return
 	}
-	if waits, _ := d.members(f); len(waits) > 0 {
+	if waits, strangers := d.members(f); len(waits) > 0 {
+		d.evict(strangers, f)
 		d.again(waits...)
 		return
 	}
@@ -323,7 +319,8 @@ func (d *Driver) reseed() {
 }
 
 func (d *Driver) seeded(f *Answers) {
-	waits, _ := d.members(f)
+	waits, strangers := d.members(f)
+	d.evict(strangers, f)
 	waits = append(waits, differences(d.p.Target, f.Commits[d.p.Target], d.p.Seeds,
 		control.Mark{State: control.Seeded, Epoch: d.p.Epoch, Cluster: d.p.Active})...)
 	actor := d.actor(d.p.Active)

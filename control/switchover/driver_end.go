@@ -26,12 +26,17 @@ func (d *Driver) decide() {
 	}
 	// "Not moved" proves something only if the generation of the order was gone
 	// before the read began: then its commit can neither be accepted nor appear.
-	f := d.facts(Ask{Commits: []starferry.ClusterName{d.p.Active}, settled: d.newGeneration(d.p.Actor.Generation)})
+	ask := Ask{Commits: []starferry.ClusterName{d.p.Active}, settled: d.newGeneration(d.p.Actor.Generation)}
+	if l == nil && d.req.OnStraggler == Evict {
+		ask.Describe = ask.Commits // its removal makes the new generation
+	}
+	f := d.facts(ask)
 	switch {
 	case f == nil || d.decided(f):
 	case f.settled:
 		d.backToDrain(fmt.Sprintf("generation %d of %s is gone and nothing has moved", d.p.Actor.Generation, d.p.Active), nil)
 	default:
+		d.evict(nil, f)
 		d.again(someone(d.p.Actor.Instance, d.p.Active, "to decide on %s (it says %s)", d.p.Active, word))
 	}
 }
@@ -66,8 +71,7 @@ func (d *Driver) announce() {
 		}
 	}
 	if len(waits) > 0 {
-		d.drop()
-		d.say(waits...)
+		d.hold(waits...)
 		return
 	}
 	ask := Ask{Describe: []starferry.ClusterName{d.p.Active}, Commits: []starferry.ClusterName{d.p.Active}}
@@ -84,11 +88,14 @@ func (d *Driver) announce() {
 			Stands: "both stand; nothing was changed", Do: "find out who wrote the placement (starferry audit), or who reset the offsets"})
 		return
 	}
+	var strangers []stranger
 	for _, m := range f.Groups[d.p.Active].Members {
-		if !d.isMember(d.p.Active, m.ID) {
-			waits = append(waits, Wait{Member: "member " + m.String(), Cluster: d.p.Active, What: "to get a lease, or to be put out of the group"})
+		if s := (stranger{d.p.Active, m}); !d.isMember(d.p.Active, m.ID) {
+			strangers = append(strangers, s)
+			waits = append(waits, s.wait())
 		}
 	}
+	d.evict(strangers, f)
 	if len(waits) > 0 {
 		d.again(waits...)
 		return
@@ -207,7 +214,12 @@ func (d *Driver) firsts() map[starferry.TopicPartition]control.Pause {
 
 func (d *Driver) finish(notes ...string) {
 	r := Report{Group: d.req.Group, Source: d.req.Source, Target: d.req.Target, Epoch: d.p.Epoch, Cut: d.p.Cut, Seeds: d.p.Seeds,
-		Exact: d.exact, Pauses: map[starferry.TopicPartition]float64{}, Notes: append(notes, d.notes...), Attempts: d.attempts}
+		Exact: d.exact, Pauses: map[starferry.TopicPartition]float64{}, Notes: append(notes, d.notes...), Attempts: d.attempts, Evicted: d.evicted}
+	for _, e := range d.evicted {
+		for _, x := range e.Perhaps {
+			r.Repeats = append(r.Repeats, repeatText(x))
+		}
+	}
 	if r.Exact == 0 { // another agent has translated: nothing else is ever seeded
 		r.Exact = len(d.p.Seeds)
 	}
@@ -226,12 +238,16 @@ func (d *Driver) finish(notes ...string) {
 	for _, l := range d.leases {
 		r.Instances = append(r.Instances, string(l.Instance))
 		for _, x := range l.Repeats {
-			r.Repeats = append(r.Repeats, fmt.Sprintf("%s %s [%d, %d): %s", x.Cluster, x.Partition, x.Range.From, x.Range.To, x.Reason))
+			r.Repeats = append(r.Repeats, repeatText(x))
 		}
 	}
 	slices.Sort(r.Notes)
 	d.ended = true
 	d.do(Finished{r})
+}
+
+func repeatText(x control.Repeat) string {
+	return fmt.Sprintf("%s %s [%d, %d): %s", x.Cluster, x.Partition, x.Range.From, x.Range.To, x.Reason)
 }
 
 // lastOf is when the last record of a partition was handed out on the old home,

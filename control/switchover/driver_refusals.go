@@ -75,6 +75,26 @@ func (w Wait) compare(o Wait) int {
 	return cmp.Or(w.Partition.Compare(o.Partition), cmp.Compare(w.String(), o.String()))
 }
 
+// missing are the rows of a barrier that has been waited for too long.
+func (d *Driver) missing() []Row {
+	var rows []Row
+	for _, w := range d.rows {
+		if i := slices.IndexFunc(d.strangers, func(s stranger) bool { return w == s.wait() }); i >= 0 {
+			rows = append(rows, d.strangers[i].row())
+			continue
+		}
+		r := Row{Subject: cmpOr(w.Who(), "group"), What: "has " + w.What}
+		if w.Who() == "" || !strings.HasPrefix(w.What, "to ") {
+			r.What = "waits for " + w.What
+		}
+		if p := w.Partition; p != (starferry.TopicPartition{}) && w.Who() != p.String() {
+			r.What = p.String() + ": " + r.What
+		}
+		rows = append(rows, r)
+	}
+	return rows
+}
+
 // stranger is a member of the group that has no lease.
 type stranger struct {
 	on     starferry.ClusterName

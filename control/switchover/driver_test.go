@@ -103,6 +103,13 @@ func command(t *testing.T, w *drill, f []string) {
 		w.expire(arg(1))
 	case "freeze":
 		w.inst(arg(1)).frozen = true
+	case "evicting": // the policy of the switch
+		w.req.OnStraggler, w.req.EvictAfter = Evict, 300
+		w.newAgent()
+	case "busy": // an instance with so many records that it has not committed
+		n, err := strconv.Atoi(arg(2))
+		require.NoError(t, err)
+		w.inst(arg(1)).ahead = starferry.Offset(n)
 	case "thaw":
 		w.inst(arg(1)).frozen = false
 	case "rebalance":
@@ -177,9 +184,22 @@ func describe(o Order) string {
 		return s
 	case Say:
 		return strings.TrimRight(fmt.Sprintf("say %s: %s", o.Phase, o.Waits), " ")
+	case EvictMembers:
+		s := "evict"
+		for _, m := range o.Members {
+			s += " " + m.ID
+		}
+		return fmt.Sprintf("%s from %s: %s", s, o.Cluster, o.Why)
 	case Finished:
 		r := o.Report
-		return fmt.Sprintf("FINISHED epoch=%d attempts=%d exact=%d instances=%v cut=%s seeds=%s notes=%q", r.Epoch, r.Attempts, r.Exact, r.Instances, cutText(r.Cut), cutText(r.Seeds), r.Notes)
+		s := fmt.Sprintf("FINISHED epoch=%d attempts=%d exact=%d instances=%v cut=%s seeds=%s notes=%q", r.Epoch, r.Attempts, r.Exact, r.Instances, cutText(r.Cut), cutText(r.Seeds), r.Notes)
+		for _, e := range r.Evicted {
+			s += fmt.Sprintf(" evicted=%s known=%v", e.Member, e.Known)
+			for _, p := range e.Perhaps {
+				s += fmt.Sprintf(" perhaps %s[%d, %d)", p.Partition, p.Range.From, p.Range.To)
+			}
+		}
+		return s
 	case Failed:
 		return "FAILED " + o.Failure.Error()
 	}
@@ -198,6 +218,10 @@ func cutText(c starferry.Cut) string {
 func TestWhateverHappensItEnds(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		w := newDrill(rapid.IntRange(1, 3).Draw(t, "instances"), rapid.IntRange(1, 3).Draw(t, "partitions"))
+		if rapid.Bool().Draw(t, "evicting") {
+			w.req.OnStraggler, w.req.EvictAfter = Evict, 300
+			w.newAgent()
+		}
 		faults := rapid.IntRange(0, 3).Draw(t, "faults")
 		for range faults {
 			for range rapid.IntRange(0, 25).Draw(t, "ticks") {
@@ -231,9 +255,13 @@ func TestWhateverHappensItEnds(t *testing.T) {
 func misfortune(t *rapid.T, w *drill) {
 	x := rapid.SampledFrom(w.insts).Draw(t, "instance")
 	c := rapid.SampledFrom([]starferry.ClusterName{drillOld, drillNew}).Draw(t, "cluster")
-	switch rapid.SampledFrom([]string{"crash", "rebalance", "agent", "wipe", "refuse", "mute", "join", "abandon"}).Draw(t, "fault") {
+	switch rapid.SampledFrom([]string{"crash", "rebalance", "agent", "wipe", "refuse", "mute", "join", "abandon", "freeze", "thaw"}).Draw(t, "fault") {
 	case "crash":
 		w.crash(x.name)
+	case "freeze":
+		x.frozen = true
+	case "thaw":
+		x.frozen = false
 	case "rebalance":
 		w.rebalance(c)
 	case "agent":

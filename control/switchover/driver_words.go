@@ -25,6 +25,12 @@ type Request struct {
 	// prepare before the switch is refused; 0 means 12 s, above the session
 	// timeout of an instance that has just died.
 	Patience int64
+	// OnStraggler says what becomes of an instance that is a member and has no
+	// lease; empty means Abort. EvictAfter is how long such a one is waited for
+	// before it is removed; 0 means 5 s, above the time in which a living instance
+	// renews a lease that NATS has lost.
+	OnStraggler OnStraggler
+	EvictAfter  int64
 	// Standby is how long members stay on Source afterwards; 0 means 10 min.
 	Standby int64
 	// MaxLag is how many records each lane may be behind when the drain begins,
@@ -46,6 +52,7 @@ func (r Request) filled() Request {
 	def(&r.Within, 60_000)
 	def(&r.DrainDeadline, 10_000)
 	def(&r.Patience, 12_000)
+	def(&r.EvictAfter, 5_000)
 	def(&r.Standby, 600_000)
 	def(&r.MaxLag, 500)
 	def(&r.Verify, 2_500)
@@ -166,18 +173,26 @@ type (
 		// Began is when the request began, Since when the phase did, Unix ms.
 		Began, Since int64
 	}
+	// EvictMembers removes members from the group on a cluster, through its
+	// coordinator. Nothing answers it: what the group looks like does.
+	EvictMembers struct {
+		Cluster starferry.ClusterName
+		Members []MemberSeen
+		Why     string
+	}
 	// Finished is the last order of a switch that has been made.
 	Finished struct{ Report Report }
 	// Failed is the last order of one that has not, or not completely.
 	Failed struct{ Failure Failure }
 )
 
-func (ReadStored) order() {}
-func (Write) order()      {}
-func (Ask) order()        {}
-func (Say) order()        {}
-func (Finished) order()   {}
-func (Failed) order()     {}
+func (ReadStored) order()   {}
+func (Write) order()        {}
+func (Ask) order()          {}
+func (Say) order()          {}
+func (EvictMembers) order() {}
+func (Finished) order()     {}
+func (Failed) order()       {}
 
 // Report is what a switch leaves behind.
 type Report struct {
@@ -192,8 +207,9 @@ type Report struct {
 	// ControlMS is the time from the order to drain to the decision.
 	ControlMS float64
 	Instances []string
-	Repeats   []string // ranges that may have been handled twice
-	Notes     []string // what people should look at
+	Repeats   []string  // ranges that may have been handled twice
+	Evicted   []Evicted // stragglers that were removed
+	Notes     []string  // what people should look at
 	// Attempts counts the orders to drain: 0 means that nothing was to be done.
 	Attempts int
 }

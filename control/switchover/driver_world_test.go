@@ -55,6 +55,7 @@ type inst struct {
 	seeded  uint64
 	outcome *control.Outcome
 	pos     starferry.Cut
+	ahead   starferry.Offset // records it has been handed and not committed
 }
 
 const drillOld, drillNew = starferry.ClusterName("old"), starferry.ClusterName("new")
@@ -263,6 +264,11 @@ func (w *drill) leases() []control.Lease {
 		}
 		for _, c := range []starferry.ClusterName{drillOld, drillNew} {
 			if g := w.sides[c]; slices.Contains(g.members, x.name) {
+				for _, tp := range w.own(x, c) {
+					if p, ok := x.pos[tp]; ok && x.home == c {
+						l.Partitions = append(l.Partitions, control.PartitionState{Partition: tp, Cluster: c, Position: p.Next + x.ahead, Committed: p.Next})
+					}
+				}
 				l.Memberships = append(l.Memberships, control.Membership{Cluster: c, Member: x.member(c), Generation: g.gen, Good: g.state == "Stable", Partitions: w.own(x, c)})
 			}
 		}
@@ -328,6 +334,10 @@ func (w *drill) carryOut() bool {
 		w.give(Written{Revision: w.rev})
 	case Ask:
 		w.give(w.answer(o))
+	case EvictMembers:
+		for _, m := range o.Members {
+			w.remove(o.Cluster, m.Client)
+		}
 	}
 	return true
 }
@@ -348,7 +358,11 @@ func (w *drill) answer(a Ask) Answers {
 		g := w.sides[c]
 		seen := GroupSeen{State: g.state, ProtocolType: g.kind}
 		for _, name := range g.members {
-			seen.Members = append(seen.Members, MemberSeen{ID: name + "-" + string(c), Client: name, Host: "/10.0.0.1"})
+			m := MemberSeen{ID: name + "-" + string(c), Client: name, Host: "/10.0.0.1"}
+			if x := w.inst(name); x != nil {
+				m.Library, m.Boot = true, x.bootID()
+			}
+			seen.Members = append(seen.Members, m)
 		}
 		ans.Groups[c] = seen
 	}
@@ -382,11 +396,15 @@ func (w *drill) crash(name string) {
 
 func (w *drill) expire(name string) {
 	for _, c := range []starferry.ClusterName{drillOld, drillNew} {
-		g := w.sides[c]
-		if i := slices.Index(g.members, name); i >= 0 {
-			g.members = slices.Delete(slices.Clone(g.members), i, i+1)
-			w.rebalance(c)
-		}
+		w.remove(c, name)
+	}
+}
+
+func (w *drill) remove(c starferry.ClusterName, name string) {
+	g := w.sides[c]
+	if i := slices.Index(g.members, name); i >= 0 {
+		g.members = slices.Delete(slices.Clone(g.members), i, i+1)
+		w.rebalance(c)
 	}
 }
 
