@@ -51,6 +51,7 @@ type Consumer struct {
 	started  bool
 	done     bool
 	session  *session
+	next     *session // fetches ahead where the group is about to live; hands out nothing
 	reads    map[starferry.ClusterName]context.CancelFunc
 	commits  map[int64]switchover.Commit
 	tries    map[int64]int
@@ -185,6 +186,9 @@ func (c *Consumer) stop() {
 		}
 	}
 	c.wg.Wait()
+	if c.next != nil {
+		c.next.fetchers.Wait()
+	}
 }
 
 func (c *Consumer) closing() bool { return c.stopping.Load() }
@@ -466,7 +470,9 @@ func (c *Consumer) fetch(e switchover.Fetch) {
 			c.pauses[tp] = p
 		}
 	}
-	c.session = newSession(c, e, len(every))
+	if c.session = c.fetchedAhead(e); c.session == nil {
+		c.session = newSession(c, e, len(every))
+	}
 	c.limit(len(own), len(every))
 	c.session.start()
 	c.foreseeRepeats(e)

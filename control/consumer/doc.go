@@ -6,7 +6,8 @@
 //
 //   - consumer: one instance of a group, one process of a service.
 //   - membership: its place in the group on one cluster. It has one on the home
-//     and, around a switch, one standby that fetches nothing.
+//     and, around a switch, one standby that hands out nothing: it
+//     fetches ahead when the places are known at which the group would go on.
 //   - session: the stretch in which it hands out records of one cluster in one
 //     generation.
 //   - low-water mark: the offset below which every record of a partition is

@@ -129,6 +129,7 @@ func (r *reporter) adopt(u desired.Update) {
 		}
 		if u.Placement != nil {
 			r.c.step(switchover.Seen{Placement: *u.Placement, Revision: u.PlacementRevision})
+			r.c.fetchAhead(*u.Placement)
 		}
 		r.c.begin()
 	})

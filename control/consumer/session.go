@@ -22,6 +22,7 @@ type session struct {
 	parts   map[starferry.TopicPartition]*part
 	every   int // partitions of the group's topics
 	begin   []starferry.TopicPartition
+	ahead   bool // it has fetched before it was told to hand out
 
 	ctx      context.Context // ends with Halt: no fetch and no hand-out after it
 	cancel   context.CancelFunc
@@ -53,6 +54,9 @@ func newSession(c *Consumer, e switchover.Fetch, every int) *session {
 func (s *session) start() {
 	for _, p := range s.parts {
 		s.launch(p)
+	}
+	if s.ahead {
+		return // it fetches already
 	}
 	s.workers.Add(1)
 	s.fetchers.Add(1)
