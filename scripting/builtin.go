@@ -20,6 +20,7 @@ const (
 	Effect  Class = "effect"  // changes; in do and undo only
 	Hold    Class = "hold"    // an effect that ends by itself
 	Wait    Class = "wait"    // looks until something is so
+	Flow    Class = "flow"    // says how the calls of a phase run
 )
 
 // Changes reports whether calls of the class change something.
@@ -87,6 +88,9 @@ type Call struct {
 	// Earlier are the effects that a plan has already predicted, oldest first.
 	// Empty in a run.
 	Earlier []Planned
+
+	branch string // of its records
+	life   string // the attempt that its token is made of
 }
 
 // Tell tells people what a long call waits for, and programs the details.
@@ -106,6 +110,8 @@ type Planned struct {
 	Builtin string
 	Args    Args
 	Verdict Verdict
+
+	branch string
 }
 
 // Verdict is a plan's word on one call.
@@ -124,6 +130,8 @@ const (
 type Prediction struct {
 	Verdict Verdict
 	Text    string // one line for people, without the builtin's name
+	// Table, if there is one, is shown below the line; its first row are the heads.
+	Table [][]string
 	// Result has the shape of Run's result. Fields that are known only during
 	// the run are set to Unknown{} in a map[string]any.
 	Result any

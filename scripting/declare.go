@@ -2,7 +2,7 @@ package scripting
 
 // declarations are the words every script has, whatever the registry.
 func declarations() []*Builtin {
-	return []*Builtin{
+	return append(flows(), []*Builtin{
 		{Name: "migration", Class: Declare, Returns: "migration",
 			Doc:     "Declares what the script does: its phases in order.",
 			Example: `migration(name = "{group}-to-new", lock = ["{group}"], phases = [copy, switch])`,
@@ -36,5 +36,5 @@ func declarations() []*Builtin {
 				{Name: "doc", Type: StringType(), Doc: "one line for people"},
 				{Name: "required", Type: BoolType(), Default: false, Doc: "True: must be given"},
 			}},
-	}
+	}...)
 }

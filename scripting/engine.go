@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync"
 	"time"
 
 	"go.starlark.net/starlark"
@@ -19,14 +20,29 @@ import (
 // without it stops it.
 type engine struct {
 	r       *Runner
-	history *history
 	program *Program
 	machine *machine
 	clock   Clock
-	// broken is why the journal takes nothing more from this engine.
-	broken error
 	// recheck, if set, must pass before the open phase's next new effect.
-	recheck func(ctx context.Context) error
+	recheck *gate
+
+	mu      sync.Mutex // branches of a parallel write side by side
+	history *history   // a scope's steps are read by whoever writes them without it
+	broken  error      // why the journal takes nothing more from this engine
+	tell    sync.Mutex // events are told one at a time
+}
+
+// gate is a check that runs once, before the first of several new effects; what
+// it says holds for all of them.
+type gate struct {
+	once  sync.Once
+	check func(ctx context.Context) error
+	err   error
+}
+
+func (g *gate) pass(ctx context.Context) error {
+	g.once.Do(func() { g.err = g.check(ctx) })
+	return g.err
 }
 
 // interrupted says that the run stopped where it was and stays open.
@@ -54,10 +70,20 @@ func (r *Runner) newID() string {
 	return rand.Text()
 }
 
-func (r *Runner) emit(e Event) {
-	if r.Events != nil {
-		r.Events(e)
+// emit tells what happens, one event at a time.
+func (e *engine) emit(ev Event) {
+	e.tell.Lock()
+	defer e.tell.Unlock()
+	if e.r.Events != nil {
+		e.r.Events(ev)
 	}
+}
+
+// dead is why the engine can write nothing more, if that is so.
+func (e *engine) dead() error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.broken
 }
 
 func (r *Runner) newEngine(h *history, p *Program, params Args) (*engine, error) {
@@ -77,6 +103,8 @@ func (r *Runner) newEngine(h *history, p *Program, params Args) (*engine, error)
 
 // write appends a record and folds it in. A failure is final for the engine.
 func (e *engine) write(ctx context.Context, rec Record) error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
 	if e.broken != nil {
 		return e.broken
 	}
@@ -92,7 +120,7 @@ func (e *engine) write(ctx context.Context, rec Record) error {
 		e.broken = &outside{fmt.Errorf("journal run %s: %w", rec.Run, err)}
 		return e.broken
 	}
-	e.r.emit(eventOf(e.r.Registry, rec))
+	e.emit(eventOf(e.r.Registry, rec))
 	return nil
 }
 
@@ -139,7 +167,7 @@ func (e *engine) runPhase(ctx context.Context, ph *phase) error {
 		}
 		e.recheck = nil
 	} else {
-		e.recheck = check
+		e.recheck = &gate{check: check}
 	}
 	out, err := e.call(ctx, ph, partDo, ph.do)
 	if err != nil {
@@ -161,25 +189,23 @@ func (e *engine) call(ctx context.Context, ph *phase, part string, f starlark.Ca
 	if f == nil {
 		return nil, nil
 	}
-	s := &session{reg: e.r.Registry, phase: ph, part: part, answer: &live{engine: e}}
-	out, err := execute(ctx, s, f, e.machine, e.r.MaxSteps, e.program.files)
+	var sc *scope
+	if part == partDo || part == partUndo {
+		sc = &e.history.phase(ph.name).scope
+	}
+	s := newSession(e.r.Registry, ph, part, sc, &live{engine: e})
+	return e.follow(ctx, s, f, e.machine)
+}
+
+// follow executes a session and sees that it made all calls the journal has.
+func (e *engine) follow(ctx context.Context, s *session, f starlark.Callable, arg starlark.Value) (json.RawMessage, error) {
+	out, err := execute(ctx, s, f, arg, e.r.MaxSteps, e.program.files)
 	if err == nil {
-		if steps := e.steps(ph, part); s.n < len(steps) {
-			return nil, e.mismatch(steps[s.n], "(nothing: the function ended)", ph.where)
+		if steps := s.steps(); s.n < len(steps) {
+			return nil, e.mismatch(steps[s.n], "(nothing: the function ended)", s.phase.where)
 		}
 	}
 	return out, err
-}
-
-// steps are the journaled calls that a function is replayed against.
-func (e *engine) steps(ph *phase, part string) []*step {
-	switch part {
-	case partDo:
-		return e.history.phase(ph.name).do
-	case partUndo:
-		return e.history.phase(ph.name).undo
-	}
-	return nil
 }
 
 func (e *engine) mismatch(s *step, scripted, where string) error {
@@ -197,17 +223,17 @@ type live struct{ engine *engine }
 
 func (l *live) print(ctx context.Context, s *session, text string) {
 	e := l.engine
-	if s.n < len(e.steps(s.phase, s.part)) {
+	if s.n < len(s.steps()) {
 		return // said before
 	}
 	// A journal that is gone stops the run at its next call.
-	_ = e.write(ctx, Record{Kind: Note, Phase: s.phase.name, Text: text})
+	_ = e.write(ctx, Record{Kind: Note, Phase: s.phase.name, Branch: s.branch, Text: text})
 }
 
 func (l *live) decide(ctx context.Context, s *session, what, where string, make func() any) (json.RawMessage, error) {
 	e := l.engine
 	id := s.stepID(what)
-	if old := l.journaled(s); old != nil {
+	if old := s.journaled(); old != nil {
 		if old.id != id {
 			return nil, e.mismatch(old, "m."+what+"()", where)
 		}
@@ -217,24 +243,16 @@ func (l *live) decide(ctx context.Context, s *session, what, where string, make 
 	if err != nil {
 		return nil, &outside{err}
 	}
-	return raw, e.write(ctx, Record{Kind: Observed, Phase: s.phase.name, Step: id, Builtin: what, Hash: hashCall(what, 0, nil), Where: where, Result: raw})
-}
-
-// journaled is the record of the call under way, if the journal has it.
-func (l *live) journaled(s *session) *step {
-	if steps := l.engine.steps(s.phase, s.part); s.n <= len(steps) {
-		return steps[s.n-1]
-	}
-	return nil
+	return raw, e.write(ctx, Record{Kind: Observed, Phase: s.phase.name, Branch: s.branch, Step: id, Builtin: what, Hash: hashCall(what, 0, nil), Where: where, Result: raw})
 }
 
 func (l *live) call(ctx context.Context, s *session, b *Builtin, args Args, where string) (json.RawMessage, error) {
 	e := l.engine
-	if e.broken != nil {
-		return nil, e.broken
+	if err := e.dead(); err != nil {
+		return nil, err
 	}
-	c := e.newCall(s.phase.name, s.stepID(b.Name), b, args, where)
-	old := l.journaled(s)
+	c := e.newCall(s.phase.name, s.scope, s.stepID(b.Name), b, args, where)
+	old := s.journaled()
 	if old != nil {
 		if old.id != c.Step || old.hash != hashCall(b.Name, b.Rev, args) {
 			return nil, e.mismatch(old, describeCall(b, args), where)
@@ -252,27 +270,28 @@ func (l *live) call(ctx context.Context, s *session, b *Builtin, args Args, wher
 		}
 	}
 	if s.part == partDo && e.recheck != nil {
-		check := e.recheck
-		e.recheck = nil
-		if err := check(ctx); err != nil {
+		if err := e.recheck.pass(ctx); err != nil {
 			return nil, &outside{err}
 		}
 	}
 	return e.effect(ctx, b, c, old)
 }
 
-func (e *engine) newCall(phase, stepID string, b *Builtin, args Args, where string) Call {
+func (e *engine) newCall(phase string, sc *scope, stepID string, b *Builtin, args Args, where string) Call {
 	run := e.history.run
 	tell := func(text string, detail any) {
 		ev := Event{Run: run, At: e.clock.Now(), Kind: Progress, Phase: phase, Step: stepID, Builtin: b.Name, Where: where, Text: text}
 		if raw, err := json.Marshal(detail); err == nil && detail != nil {
 			ev.Detail = raw
 		}
-		e.r.emit(ev)
+		e.emit(ev)
 	}
-	return Call{Run: run, Phase: phase, Step: stepID, Builtin: b.Name, Where: where, Args: args,
-		Token: token(run, stepID, e.history.phase(phase).attempt), By: e.r.By, Clock: e.clock,
+	c := Call{Run: run, Phase: phase, Step: stepID, Builtin: b.Name, Where: where, Args: args, By: e.r.By, Clock: e.clock,
 		Progress: func(text string) { tell(text, nil) }, Details: tell}
+	if sc != nil { // looks of check and verify have no token
+		c.branch, c.Token = sc.branch, token(run, stepID, sc.life())
+	}
+	return c
 }
 
 // observe looks, and journals what was seen.
@@ -303,7 +322,7 @@ func (e *engine) record(k Kind, b *Builtin, c Call) (Record, error) {
 	if err != nil {
 		return Record{}, &outside{fmt.Errorf("%s: encode arguments: %w", b.Name, err)}
 	}
-	return Record{Kind: k, Phase: c.Phase, Step: c.Step, Builtin: b.Name, Args: args, Hash: hashCall(b.Name, b.Rev, c.Args), Where: c.Where, Token: c.Token}, nil
+	return Record{Kind: k, Phase: c.Phase, Branch: c.branch, Step: c.Step, Builtin: b.Name, Args: args, Hash: hashCall(b.Name, b.Rev, c.Args), Where: c.Where, Token: c.Token}, nil
 }
 
 // effect carries out a change: intent with its inverse, the change, its result.
@@ -336,7 +355,7 @@ func (e *engine) perform(ctx context.Context, b *Builtin, c Call, old *step, inv
 		if ctx.Err() != nil {
 			return nil, &outside{context.Cause(ctx)} // the intent stays open
 		}
-		if werr := e.write(ctx, Record{Kind: Done, Phase: c.Phase, Step: c.Step, Builtin: b.Name, Error: headline(err)}); werr != nil {
+		if werr := e.write(ctx, Record{Kind: Done, Phase: c.Phase, Branch: c.branch, Step: c.Step, Builtin: b.Name, Error: headline(err)}); werr != nil {
 			return nil, werr
 		}
 		return nil, &outside{err}
@@ -374,7 +393,7 @@ func (e *engine) done(ctx context.Context, b *Builtin, c Call, raw, inverse json
 			}
 		}
 	}
-	return e.write(ctx, Record{Kind: Done, Phase: c.Phase, Step: c.Step, Builtin: b.Name, Result: raw, Inverse: inverse})
+	return e.write(ctx, Record{Kind: Done, Phase: c.Phase, Branch: c.branch, Step: c.Step, Builtin: b.Name, Result: raw, Inverse: inverse})
 }
 
 // unclearError says that nobody can tell whether an effect happened.
@@ -437,8 +456,8 @@ func hashCall(name string, rev int, args Args) string {
 }
 
 // token names an effect in one attempt of its phase.
-func token(run, stepID string, attempt int) string {
-	sum := sha256.Sum256(fmt.Appendf(nil, "%s\x00%s\x00%d", run, stepID, attempt))
+func token(run, stepID, attempt string) string {
+	sum := sha256.Sum256(fmt.Appendf(nil, "%s\x00%s\x00%s", run, stepID, attempt))
 	return hex.EncodeToString(sum[:12])
 }
 
@@ -447,8 +466,8 @@ func (e *engine) interruption(ctx context.Context, err error) error {
 	switch {
 	case errors.Is(err, ErrFenced):
 		return fmt.Errorf("run %s: %w; this agent stops writing to it", e.history.run, err)
-	case e.broken != nil:
-		return &interrupted{e.history.run, e.broken}
+	case e.dead() != nil:
+		return &interrupted{e.history.run, e.dead()}
 	case ctx.Err() != nil:
 		return &interrupted{e.history.run, context.Cause(ctx)}
 	}

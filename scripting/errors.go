@@ -154,7 +154,7 @@ func (e *StopError) Error() string {
 	if e.Expected != "" {
 		fmt.Fprintf(&b, "\n  expected: %s", e.Expected)
 		if e.Found != "" {
-			fmt.Fprintf(&b, "\n  found:    %s", e.Found)
+			fmt.Fprintf(&b, "\n  found:    %s", indent(e.Found))
 		}
 	} else if e.Err != nil {
 		text := strings.TrimPrefix(e.Err.Error(), e.Where+": ")
@@ -184,13 +184,20 @@ func (e *StopError) Error() string {
 
 func indent(s string) string { return strings.ReplaceAll(s, "\n", "\n            ") }
 
+// showHeld is how many effects a stop lists; the status has them all.
+const showHeld = 25
+
 func heldText(held []Held) string {
 	if len(held) == 0 {
 		return "\n  changed and held now: nothing"
 	}
 	var b strings.Builder
 	b.WriteString("\n  changed and held now:")
-	for _, h := range held {
+	for i, h := range held {
+		if i == showHeld {
+			fmt.Fprintf(&b, "\n    … and %d more", len(held)-i)
+			break
+		}
 		fmt.Fprintf(&b, "\n    %s  %s", h.Step, h.Text)
 		if h.Undo != "" {
 			fmt.Fprintf(&b, "  (undo: %s)", h.Undo)

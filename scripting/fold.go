@@ -3,6 +3,9 @@ package scripting
 import (
 	"encoding/json"
 	"fmt"
+	"maps"
+	"slices"
+	"strconv"
 	"strings"
 )
 
@@ -43,22 +46,70 @@ type history struct {
 	pinned  pinned
 	state   State
 	err     string
+	locks   []string // taken on the way
 	phases  map[string]*phaseHistory
 }
 
-type phaseHistory struct {
-	name    string
+// scope is a row of calls that follow each other: those of a phase, or of one
+// branch of a parallel.
+type scope struct {
+	path    string // phase, or phase/n[key]
+	branch  string // path below the phase; empty for the phase itself
+	within  string // the attempt of what it is part of
 	state   string
 	attempt int
 	started int64
 	ended   int64
 	err     string
-	failure failure // of PhaseFailed
+	failure failure // of PhaseFailed and BranchFailed
 	result  json.RawMessage
 	do      []*step
 	undo    []*step
 	index   map[string]*step // of both, by stepKey
 }
+
+// life names the attempt under way: tokens are made of it.
+func (s *scope) life() string {
+	if s.within == "" {
+		return strconv.Itoa(s.attempt)
+	}
+	return s.within + "." + strconv.Itoa(s.attempt)
+}
+
+// phaseHistory is a phase with the branches of its parallels.
+type phaseHistory struct {
+	scope
+	name     string
+	branches map[string]*scope // by path below the phase
+}
+
+// part returns the phase's own scope, or that of a branch.
+func (p *phaseHistory) part(branch string) *scope {
+	if branch == "" {
+		return &p.scope
+	}
+	b := p.branches[branch]
+	if b == nil {
+		b = &scope{path: p.name + "/" + branch, branch: branch, state: phaseWaiting}
+		if p.branches == nil {
+			p.branches = map[string]*scope{}
+		}
+		p.branches[branch] = b
+	}
+	return b
+}
+
+// around is the scope that a branch was forked from.
+func (p *phaseHistory) around(branch string) *scope {
+	outer := ""
+	if i := strings.LastIndexByte(branch, '/'); i >= 0 && branch[:i] != partUndo {
+		outer = branch[:i]
+	}
+	return p.part(outer)
+}
+
+// lockGivenBack marks the Locked record of locks that another run turned out to hold.
+const lockGivenBack = "given back"
 
 // failure is what PhaseFailed keeps for the text of the stop.
 type failure struct {
@@ -83,6 +134,7 @@ type step struct {
 	err     string
 	result  json.RawMessage
 	inverse json.RawMessage
+	fork    *forked // of a parallel
 }
 
 // ok reports whether a replay takes the step's result from the journal.
@@ -104,7 +156,7 @@ func readHistory(run string, records []Record) (*history, error) {
 func (h *history) phase(name string) *phaseHistory {
 	p := h.phases[name]
 	if p == nil {
-		p = &phaseHistory{name: name, state: phaseWaiting}
+		p = &phaseHistory{scope: scope{path: name, state: phaseWaiting}, name: name}
 		h.phases[name] = p
 	}
 	return p
@@ -132,55 +184,74 @@ func (h *history) apply(r Record) error {
 	case RolledBack:
 		h.state = StateRolledBack
 	case PhaseStarted:
+		if p.state != phaseFailed {
+			p.branches = nil
+		}
 		p.start(r)
-	case PhaseDone:
-		p.state, p.ended, p.result = phaseDone, r.At, r.Result
-	case PhaseFailed:
-		p.state, p.ended, p.err = phaseFailed, r.At, r.Error
-		return json.Unmarshal(r.Result, &p.failure)
-	case PhaseUndone:
-		p.state, p.ended = phaseUndone, r.At
-	case Intent, Done, Observed:
-		return p.applyStep(r)
+	case BranchStarted:
+		sc := p.part(r.Branch)
+		sc.within = p.around(r.Branch).life()
+		if sc.state != phaseFailed {
+			maps.DeleteFunc(p.branches, func(b string, _ *scope) bool { return strings.HasPrefix(b, r.Branch+"/") })
+		}
+		sc.start(r)
+	case PhaseDone, BranchDone:
+		sc := p.part(r.Branch)
+		sc.state, sc.ended, sc.result = phaseDone, r.At, r.Result
+	case PhaseFailed, BranchFailed:
+		sc := p.part(r.Branch)
+		sc.state, sc.ended, sc.err = phaseFailed, r.At, r.Error
+		return json.Unmarshal(r.Result, &sc.failure)
+	case PhaseUndone, BranchUndone:
+		sc := p.part(r.Branch)
+		sc.state, sc.ended = phaseUndone, r.At
+	case Locked:
+		return h.lock(r)
+	case Intent, Done, Observed, Forked:
+		return p.part(r.Branch).applyStep(r)
 	}
 	return nil
 }
 
-// start opens the phase: a new attempt, or the same one taken up again after it
+// start opens the scope: a new attempt, or the same one taken up again after it
 // was held.
-func (p *phaseHistory) start(r Record) {
-	if p.state != phaseFailed {
-		p.attempt++
-		p.do, p.undo, p.index = nil, nil, map[string]*step{}
+func (s *scope) start(r Record) {
+	if s.state != phaseFailed {
+		s.attempt++
+		s.do, s.undo, s.index = nil, nil, map[string]*step{}
 	}
-	p.state, p.started, p.ended, p.err, p.result = phaseOpen, r.At, 0, "", nil
+	s.state, s.started, s.ended, s.err, s.result = phaseOpen, r.At, 0, "", nil
 }
 
-func (p *phaseHistory) applyStep(r Record) error {
-	steps := &p.do
-	switch partOf(r.Step) {
-	case partCheck, partVerify: // always looked at again
+func (sc *scope) applyStep(r Record) error {
+	steps := &sc.do
+	switch rest, _, below := strings.Cut(strings.TrimPrefix(r.Step, sc.path+"/"), "/"); {
+	case !below:
+	case rest == partUndo:
+		steps = &sc.undo
+	default: // check and verify always look again
 		return nil
-	case partUndo:
-		steps = &p.undo
 	}
-	s := p.index[stepKey(r.Step)]
+	s := sc.index[stepKey(r.Step)]
 	if s == nil {
 		if r.Kind == Done {
 			return fmt.Errorf("step %s has a result and no intent", r.Step)
 		}
 		s = &step{id: r.Step}
 		*steps = append(*steps, s)
-		if p.index == nil {
-			p.index = map[string]*step{}
+		if sc.index == nil {
+			sc.index = map[string]*step{}
 		}
-		p.index[stepKey(r.Step)] = s
+		sc.index[stepKey(r.Step)] = s
 	}
 	switch r.Kind {
 	case Intent:
 		*s = step{id: r.Step, builtin: r.Builtin, hash: r.Hash, where: r.Where, token: r.Token, seq: r.Seq, args: r.Args, inverse: r.Inverse, effect: true}
 	case Observed:
 		*s = step{id: r.Step, builtin: r.Builtin, hash: r.Hash, where: r.Where, seq: r.Seq, args: r.Args, settled: true, err: r.Error, result: r.Result}
+	case Forked:
+		*s = step{id: r.Step, builtin: r.Builtin, hash: r.Hash, where: r.Where, seq: r.Seq, fork: &forked{}}
+		return json.Unmarshal(r.Args, s.fork)
 	case Done:
 		s.settled, s.err, s.result, s.absent = true, r.Error, r.Result, r.Text == didNotHappen
 		if r.Error == "" {
@@ -192,23 +263,24 @@ func (p *phaseHistory) applyStep(r Record) error {
 
 // partOf reads the part out of a step's id.
 func partOf(id string) string {
-	parts := strings.Split(id, "/")
-	if len(parts) == 3 {
-		return parts[1]
+	for _, p := range strings.Split(id, "/")[1:] {
+		if p == partCheck || p == partVerify || p == partUndo {
+			return p
+		}
 	}
 	return partDo
 }
 
 // undoID is the id of the step that undoes an effect.
 func undoID(effect, builtin string) string {
-	phase, rest, _ := strings.Cut(effect, "/")
-	n, _, _ := strings.Cut(rest, ":")
-	return fmt.Sprintf("%s/%s/%s:%s", phase, partUndo, n, builtin)
+	i := strings.LastIndexByte(effect, '/')
+	n, _, _ := strings.Cut(effect[i+1:], ":")
+	return fmt.Sprintf("%s/%s/%s:%s", effect[:i], partUndo, n, builtin)
 }
 
 // undoOf returns the step that undoes an effect automatically, if it has begun.
-func (p *phaseHistory) undoOf(effect string) *step {
-	return p.index[stepKey(undoID(effect, ""))]
+func (s *scope) undoOf(effect string) *step {
+	return s.index[stepKey(undoID(effect, ""))]
 }
 
 // stepKey is a step's id without the builtin: phase/n or phase/undo/n.
@@ -219,16 +291,24 @@ func stepKey(id string) string {
 
 // held lists the effects of the phase that stand, oldest first. An effect whose
 // outcome is not known counts.
-func (p *phaseHistory) held(reg *Registry) []Held {
-	if p.state == phaseUndone {
+func (p *phaseHistory) held(reg *Registry) []Held { return p.heldIn(reg, &p.scope) }
+
+func (p *phaseHistory) heldIn(reg *Registry, sc *scope) []Held {
+	if sc.state == phaseUndone {
 		return nil
 	}
 	var out []Held
-	for _, s := range p.do {
+	for _, s := range sc.do {
+		if s.fork != nil {
+			for _, b := range p.forkedFrom(sc, s) {
+				out = append(out, p.heldIn(reg, b)...)
+			}
+			continue
+		}
 		if !s.effect || s.absent || (s.ok() && len(s.inverse) == 0) {
 			continue
 		}
-		if u := p.undoOf(s.id); u != nil && u.ok() {
+		if u := sc.undoOf(s.id); u != nil && u.ok() {
 			continue
 		}
 		h := Held{Phase: p.name, Step: s.id, Text: s.text(reg)}
@@ -247,6 +327,9 @@ func (p *phaseHistory) held(reg *Registry) []Held {
 }
 
 func (s *step) text(reg *Registry) string {
+	if s.fork != nil {
+		return s.fork.String()
+	}
 	args, err := parseJournaled(s.args)
 	b, ok := reg.Builtin(s.builtin)
 	if err != nil || !ok {
@@ -280,6 +363,27 @@ func (h *history) final() string {
 	}
 	return ""
 }
+
+// lock adds the locks that a run took on its way.
+func (h *history) lock(r Record) error {
+	var names []string
+	if err := json.Unmarshal(r.Args, &names); err != nil {
+		return fmt.Errorf("locks: %w", err)
+	}
+	if r.Text == lockGivenBack {
+		h.locks = slices.DeleteFunc(h.locks, func(l string) bool { return slices.Contains(names, l) })
+		return nil
+	}
+	for _, n := range names {
+		if !slices.Contains(h.locks, n) {
+			h.locks = append(h.locks, n)
+		}
+	}
+	return nil
+}
+
+// allLocks are those that the script declares and those it took on its way.
+func (h *history) allLocks() []string { return slices.Concat(h.pinned.Locks, h.locks) }
 
 // held lists all effects of the run that stand, in the order of its phases.
 func (h *history) held(reg *Registry) []Held {

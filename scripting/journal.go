@@ -40,10 +40,18 @@ const (
 	Intent       Kind = "intent"
 	Done         Kind = "done"
 	Observed     Kind = "observed"
-	Note         Kind = "note" // print and progress, for people
-	Finished     Kind = "finished"
-	Failed       Kind = "failed"
-	RolledBack   Kind = "rolled_back"
+	// Forked begins a call of parallel; its branches tell of themselves, and a
+	// Done of the call ends it.
+	Forked        Kind = "forked"
+	BranchStarted Kind = "branch_started"
+	BranchDone    Kind = "branch_done"
+	BranchFailed  Kind = "branch_failed"
+	BranchUndone  Kind = "branch_undone"
+	Locked        Kind = "locked" // the run holds more locks from here on
+	Note          Kind = "note"   // print and progress, for people
+	Finished      Kind = "finished"
+	Failed        Kind = "failed"
+	RolledBack    Kind = "rolled_back"
 )
 
 // Record is one entry of a journal. Which fields are set depends on Kind.
@@ -54,7 +62,8 @@ type Record struct {
 	At   int64  `json:"at"` // Unix milliseconds
 
 	Phase   string          `json:"phase,omitempty"`
-	Step    string          `json:"step,omitempty"`    // phase/n:builtin
+	Branch  string          `json:"branch,omitempty"`  // n[key] of a parallel, below the phase
+	Step    string          `json:"step,omitempty"`    // phase/n:builtin, phase/n[key]/n:builtin
 	Builtin string          `json:"builtin,omitempty"` // of Intent, Done and Observed
 	Args    json.RawMessage `json:"args,omitempty"`
 	Hash    string          `json:"hash,omitempty"`  // of name and arguments

@@ -38,6 +38,10 @@ type PlanLine struct {
 	Text    string        `json:"text"`
 	Class   Class         `json:"class,omitempty"`
 	AtMost  time.Duration `json:"at_most,omitempty"`
+	// Branch is the branch of a parallel that makes the call.
+	Branch string `json:"branch,omitempty"`
+	// Table is shown below the line; its first row are the heads.
+	Table [][]string `json:"table,omitempty"`
 }
 
 // Plan predicts what Run would do now. It makes real reads, predicts effects
@@ -48,7 +52,7 @@ func (r *Runner) Plan(ctx context.Context, p *Program, params map[string]string)
 	if err != nil {
 		return nil, err
 	}
-	pl := &planner{runner: r, plan: &Plan{File: p.file, Params: paramText(args), Counts: map[Verdict]int{}}}
+	pl := &planner{runner: r, files: p.files, plan: &Plan{File: p.file, Params: paramText(args), Counts: map[Verdict]int{}}}
 	if pl.plan.Name, pl.plan.Locks, err = p.Names(args); err != nil {
 		return nil, err
 	}
@@ -80,6 +84,7 @@ func undoText(ph *phase) string {
 type planner struct {
 	runner  *Runner
 	plan    *Plan
+	files   map[string]string
 	earlier []Planned
 }
 
@@ -92,7 +97,7 @@ func (pl *planner) phase(ctx context.Context, p *Program, ph *phase, m *machine)
 		if f.call == nil {
 			continue
 		}
-		s := &session{reg: pl.runner.Registry, phase: ph, part: f.part, answer: pl}
+		s := newSession(pl.runner.Registry, ph, f.part, nil, pl)
 		out, err := execute(ctx, s, f.call, m, pl.runner.MaxSteps, p.files)
 		if ctx.Err() != nil {
 			return fmt.Errorf("plan %s: %w", p.file, context.Cause(ctx))
@@ -128,9 +133,9 @@ func (pl *planner) remark(s *session, err error) error {
 	case errors.As(err, &unknown):
 		pl.line(s, PlanLine{Where: where, Verdict: UnknownUntilRun, Text: "the rest of " + s.part + ": " + unknown.Error()})
 	case errors.As(err, &unmet):
-		pl.line(s, PlanLine{Where: where, Verdict: pl.failing(), Text: unmet.Error()})
+		pl.line(s, PlanLine{Where: where, Verdict: pl.failing(s), Text: unmet.Error()})
 	case call != nil:
-		pl.line(s, PlanLine{Where: where, Verdict: pl.failing(), Text: call.Error()})
+		pl.line(s, PlanLine{Where: where, Verdict: pl.failing(s), Text: call.Error()})
 	default:
 		return err
 	}
@@ -139,9 +144,9 @@ func (pl *planner) remark(s *session, err error) error {
 
 // failing is the verdict on a check that does not hold now: after effects that
 // are only predicted nobody can tell.
-func (pl *planner) failing() Verdict {
+func (pl *planner) failing(s *session) Verdict {
 	for _, e := range pl.earlier {
-		if e.Verdict == WillDo {
+		if e.Verdict == WillDo && strings.HasPrefix(s.branch, e.branch) { // branches don't see each other
 			return UnknownUntilRun
 		}
 	}
@@ -149,10 +154,12 @@ func (pl *planner) failing() Verdict {
 }
 
 func (pl *planner) line(s *session, l PlanLine) {
-	l.Part = s.part
+	l.Part, l.Branch = s.part, s.branch
 	ph := &pl.plan.Phases[len(pl.plan.Phases)-1]
 	ph.Lines = append(ph.Lines, l)
-	pl.plan.Counts[l.Verdict]++
+	if l.Verdict != "" {
+		pl.plan.Counts[l.Verdict]++
+	}
 }
 
 func (pl *planner) print(context.Context, *session, string) {}
@@ -169,23 +176,23 @@ func (pl *planner) call(ctx context.Context, s *session, b *Builtin, args Args, 
 	if err != nil {
 		var unmet *UnmetError
 		if errors.As(err, &unmet) && b.Class == Check {
-			pl.line(s, PlanLine{Builtin: b.Name, Where: where, Verdict: pl.failing(), Text: unmet.Error(), Class: b.Class})
+			pl.line(s, PlanLine{Builtin: b.Name, Where: where, Verdict: pl.failing(s), Text: unmet.Error(), Class: b.Class})
 			return []byte("null"), nil // go on: the plan shows all that is wrong
 		}
 		return nil, &outside{fmt.Errorf("%s: %w", b.Name, err)}
 	}
 	if pred.Verdict == FailsNow {
-		pred.Verdict = pl.failing()
+		pred.Verdict = pl.failing(s)
 	}
-	if b.Class != Read {
+	if b.Class != Read || pred.Table != nil {
 		text := strings.TrimPrefix(describeCall(b, args), b.Name)
 		if pred.Text != "" {
 			text = pred.Text
 		}
-		pl.line(s, PlanLine{Builtin: b.Name, Where: where, Verdict: pred.Verdict, Text: text, Class: b.Class, AtMost: pred.AtMost})
+		pl.line(s, PlanLine{Builtin: b.Name, Where: where, Verdict: pred.Verdict, Text: text, Class: b.Class, AtMost: pred.AtMost, Table: pred.Table})
 	}
 	if b.Class.Changes() {
-		pl.earlier = append(pl.earlier, Planned{Builtin: b.Name, Args: args, Verdict: pred.Verdict})
+		pl.earlier = append(pl.earlier, Planned{Builtin: b.Name, Args: args, Verdict: pred.Verdict, branch: s.branch})
 	}
 	raw, err := json.Marshal(pred.Result)
 	if err != nil {
@@ -206,35 +213,45 @@ func (pl *planner) predict(ctx context.Context, b *Builtin, c Call) (Prediction,
 	return Prediction{Verdict: HoldsNow, Result: v}, err
 }
 
-// String renders the plan for people: one line per call, a line of counts, and
-// the longest wait.
-func (p *Plan) String() string {
-	var b strings.Builder
-	fmt.Fprintf(&b, "Plan of %s (%s)\n", p.Name, p.File)
-	var longest PlanLine
-	for _, ph := range p.Phases {
-		fmt.Fprintf(&b, "\n  %s  (undo: %s)\n", ph.Name, ph.Undo)
-		for _, l := range ph.Lines {
-			name := l.Builtin
-			if name != "" {
-				name += "  "
-			}
-			fmt.Fprintf(&b, "    %-6s  %-17s  %s%s\n", l.Part, l.Verdict, name, strings.ReplaceAll(l.Text, "\n", " "))
-			if l.AtMost > longest.AtMost {
-				longest = l
-			}
+// fork implements answerer: branch after branch, since nothing is waited for.
+func (pl *planner) fork(ctx context.Context, s *session, f *forkCall) (json.RawMessage, error) {
+	f.At = s.at()
+	pl.line(s, PlanLine{Builtin: "parallel", Where: f.where, Text: f.String(), Class: Flow})
+	out := make([]json.RawMessage, len(f.Keys))
+	for i, k := range f.Keys {
+		b := &session{reg: s.reg, phase: s.phase, part: s.part, path: s.phase.name + "/" + f.branch(k), branch: f.branch(k), answer: pl}
+		raw, err := execute(ctx, b, f.fn, f.items[i], pl.runner.MaxSteps, pl.files)
+		if ctx.Err() != nil {
+			return nil, &outside{context.Cause(ctx)}
 		}
-	}
-	var counts []string
-	for _, v := range []Verdict{WillDo, NoChange, HoldsNow, FailsNow, UnknownUntilRun} {
-		if n := p.Counts[v]; n > 0 {
-			counts = append(counts, fmt.Sprintf("%d %s", n, v))
+		if err != nil {
+			if err = pl.remark(b, err); err != nil {
+				return nil, &outside{err}
+			}
+			raw, _ = json.Marshal(Unknown{}) // plain data: it cannot fail
 		}
+		out[i] = raw
 	}
-	fmt.Fprintf(&b, "\n%s", strings.Join(counts, ", "))
-	if longest.AtMost > 0 {
-		fmt.Fprintf(&b, "; longest: %s, at most %s", longest.Builtin, FormatDuration(longest.AtMost))
+	return json.Marshal(out)
+}
+
+// lock implements answerer.
+func (pl *planner) lock(ctx context.Context, s *session, names []string, where string) error {
+	err := pl.runner.checkLocks(ctx, names, "")
+	var held *LockedError
+	switch {
+	case errors.As(err, &held):
+		pl.line(s, PlanLine{Builtin: "lock", Where: where, Verdict: pl.failing(s), Text: held.Error(), Class: Flow})
+		return nil
+	case err != nil:
+		return &outside{err}
 	}
-	b.WriteString(". Nothing was changed.\n")
-	return b.String()
+	pl.line(s, PlanLine{Builtin: "lock", Where: where, Verdict: HoldsNow, Text: fmt.Sprintf("%d free: %s", len(names), abbreviate(names, 5)), Class: Flow})
+	return nil
+}
+
+// approve implements answerer.
+func (pl *planner) approve(_ context.Context, s *session, question, where string) error {
+	pl.line(s, PlanLine{Builtin: "approve", Where: where, Verdict: UnknownUntilRun, Text: "the run stops until it is resumed: " + question, Class: Flow})
+	return nil
 }

@@ -43,7 +43,7 @@ func (r *Registry) checkEntry(b *Builtin) error {
 		return fmt.Errorf("a name is lower case letters, digits and _")
 	case b.Doc == "":
 		return fmt.Errorf("no documentation")
-	case b.Class != Declare && b.Run == nil:
+	case b.Class != Declare && b.Class != Flow && b.Run == nil:
 		return fmt.Errorf("no Run")
 	case b.Class.Changes() && b.Plan == nil:
 		return fmt.Errorf("an effect without Plan could not be planned")

@@ -16,8 +16,8 @@ type Runner struct {
 	Clock    Clock         // nil: SystemClock
 	NewID    func() string // for m.uuid() and run ids; nil: random UUIDs
 	By       string        // who runs, for the journal and audit trails
-	// Events is told of everything that happens, in order, on the goroutine of
-	// the run. Nil: nobody listens.
+	// Events is told of everything that happens, in order, one at a time. It must
+	// not block. Nil: nobody listens.
 	Events func(Event)
 	// MaxSteps bounds the computation of one phase function, in Starlark steps;
 	// 0 means 100 million.
@@ -197,7 +197,7 @@ func (r *Runner) Resume(ctx context.Context, run string) (*Outcome, error) {
 		return e.rollback(ctx)
 	}
 	if before == StateFailed { // an open run has kept its locks
-		if err := r.checkLocks(ctx, e.history.pinned.Locks, run); err != nil {
+		if err := r.checkLocks(ctx, e.history.allLocks(), run); err != nil {
 			return nil, err
 		}
 	}

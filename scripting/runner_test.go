@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -15,6 +16,7 @@ import (
 // shop is the world of these tests: a shelf of things that put adds and take
 // removes. It shows the runtime without a word of Kafka.
 type shop struct {
+	mu      sync.Mutex
 	shelf   map[string]bool
 	puts    int
 	looks   int
@@ -27,6 +29,8 @@ func (s *shop) registry(t *testing.T) *Registry {
 	thing := []Param{{Name: "thing", Type: StringType(), Required: true, Doc: "what"}, {Name: "times", Type: IntType(), Default: 1, Doc: "how often"}}
 	act := func(on bool) func(context.Context, Call) (any, error) {
 		return func(_ context.Context, c Call) (any, error) {
+			s.mu.Lock()
+			defer s.mu.Unlock()
 			name := c.Args.Text("thing")
 			if on {
 				s.puts++
@@ -35,7 +39,9 @@ func (s *shop) registry(t *testing.T) *Registry {
 				return nil, fmt.Errorf("%s is stuck", name)
 			}
 			if s.hook != nil {
+				s.mu.Unlock()
 				s.hook()
+				s.mu.Lock()
 			}
 			s.shelf[name] = on
 			return map[string]any{"thing": name, "n": s.puts, "took": 3.0}, nil
@@ -47,6 +53,8 @@ func (s *shop) registry(t *testing.T) *Registry {
 				return Prediction{Verdict: WillDo, Text: name, Result: map[string]any{"thing": c.Args.Text("thing"), "n": Unknown{}}}, nil
 			},
 			Reconcile: func(_ context.Context, c Call) (Finding, any, error) {
+				s.mu.Lock()
+				defer s.mu.Unlock()
 				if s.finding != "" {
 					return s.finding, nil, nil
 				}
@@ -61,6 +69,8 @@ func (s *shop) registry(t *testing.T) *Registry {
 	}
 	reg, err := NewRegistry(nil, []*Builtin{entry("put", "take", true), entry("take", "put", false),
 		{Name: "has", Doc: "Looks.", Class: Read, Params: thing, Run: func(_ context.Context, c Call) (any, error) {
+			s.mu.Lock()
+			defer s.mu.Unlock()
 			s.looks++
 			return s.shelf[c.Args.Text("thing")], nil
 		}},

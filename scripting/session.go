@@ -25,13 +25,44 @@ const (
 // defaultMaxSteps bounds one phase function, in Starlark steps.
 const defaultMaxSteps = 100_000_000
 
-// session is the execution of one function of a phase: who answers its calls.
+// session is the execution of one function of a phase, or of one branch of a
+// parallel in it: who answers its calls.
 type session struct {
 	reg    *Registry
 	phase  *phase
 	part   string
-	n      int // calls so far
+	path   string // what the ids of its steps begin with
+	branch string // of its records
+	scope  *scope // what it is replayed against; nil: check and verify, plans
+	n      int    // calls so far
 	answer answerer
+}
+
+func newSession(reg *Registry, ph *phase, part string, sc *scope, answer answerer) *session {
+	s := &session{reg: reg, phase: ph, part: part, path: ph.name, scope: sc, answer: answer}
+	if part != partDo {
+		s.path += "/" + part
+	}
+	return s
+}
+
+// steps are the journaled calls that the session is replayed against.
+func (s *session) steps() []*step {
+	switch {
+	case s.scope == nil:
+		return nil
+	case s.part == partUndo && s.branch == "":
+		return s.scope.undo
+	}
+	return s.scope.do
+}
+
+// journaled is the record of the call under way, if the journal has it.
+func (s *session) journaled() *step {
+	if steps := s.steps(); s.n <= len(steps) {
+		return steps[s.n-1]
+	}
+	return nil
 }
 
 // answerer carries out the calls of a session: live with a journal, or in a plan.
@@ -42,15 +73,17 @@ type answerer interface {
 	decide(ctx context.Context, s *session, what, where string, make func() any) (json.RawMessage, error)
 	// print tells people.
 	print(ctx context.Context, s *session, text string)
+	// fork calls a function for many items at once.
+	fork(ctx context.Context, s *session, f *forkCall) (json.RawMessage, error)
+	// lock takes more locks for the run.
+	lock(ctx context.Context, s *session, names []string, where string) error
+	// approve asks a person to resume the run.
+	approve(ctx context.Context, s *session, question, where string) error
 }
 
-// stepID names a call: phase/n:builtin, with the part if it is not do.
-func (s *session) stepID(builtin string) string {
-	if s.part == partDo {
-		return fmt.Sprintf("%s/%d:%s", s.phase.name, s.n, builtin)
-	}
-	return fmt.Sprintf("%s/%s/%d:%s", s.phase.name, s.part, s.n, builtin)
-}
+// stepID names a call: phase/n:builtin, with the part if it is not do, and the
+// branch if it is in one.
+func (s *session) stepID(builtin string) string { return fmt.Sprintf("%s/%d:%s", s.path, s.n, builtin) }
 
 // callBuiltin is what every word of the registry does when a script calls it.
 func callBuiltin(thread *starlark.Thread, reg *Registry, b *Builtin, args starlark.Tuple, kwargs []starlark.Tuple) (starlark.Value, error) {
@@ -66,6 +99,9 @@ func callBuiltin(thread *starlark.Thread, reg *Registry, b *Builtin, args starla
 	}
 	if s == nil && b.Class != Pure {
 		return nil, fmt.Errorf("%s reaches out to the world, and the top level of a script only declares: move the call into a function of a phase", b.Name)
+	}
+	if b.Class == Flow {
+		return flow(ctx, s, b, where, args, kwargs)
 	}
 	parsed, err := unpack(b, args, kwargs)
 	if err != nil {
@@ -97,15 +133,16 @@ func runPure(ctx context.Context, reg *Registry, b *Builtin, args Args, where st
 	return decodeValue(reg, raw)
 }
 
-// execute calls one function of a phase with m and returns its value as JSON.
-func execute(ctx context.Context, s *session, f starlark.Callable, m *machine, maxSteps uint64, files map[string]string) (json.RawMessage, error) {
+// execute calls one function of a phase with m, or one of parallel with an item,
+// and returns its value as JSON.
+func execute(ctx context.Context, s *session, f starlark.Callable, arg starlark.Value, maxSteps uint64, files map[string]string) (json.RawMessage, error) {
 	if maxSteps == 0 {
 		maxSteps = defaultMaxSteps
 	}
 	thread, release := newThread(ctx, s.phase.name, maxSteps, func(text string) { s.answer.print(ctx, s, text) }, nil)
 	defer release()
 	thread.SetLocal(localSession, s)
-	v, err := starlark.Call(thread, f, starlark.Tuple{m}, nil)
+	v, err := starlark.Call(thread, f, starlark.Tuple{arg}, nil)
 	if err != nil {
 		return nil, placed(err, files)
 	}

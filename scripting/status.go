@@ -3,6 +3,8 @@ package scripting
 import (
 	"context"
 	"fmt"
+	"maps"
+	"slices"
 	"time"
 )
 
@@ -46,6 +48,8 @@ type PhaseStatus struct {
 	Started time.Time `json:"started,omitzero"`
 	Ended   time.Time `json:"ended,omitzero"`
 	Error   string    `json:"error,omitempty"`
+	// Forks are its calls of parallel, in order.
+	Forks []ForkStatus `json:"forks,omitempty"`
 }
 
 // Status tells where a run stands. An unknown run is a *UsageError.
@@ -59,24 +63,42 @@ func (r *Runner) Status(ctx context.Context, run string) (*Status, error) {
 
 func (h *history) status(reg *Registry) *Status {
 	p := h.pinned
-	s := &Status{Run: h.run, Name: p.Name, File: p.File, By: p.By, Params: p.Params, Locks: p.Locks, State: h.state,
+	s := &Status{Run: h.run, Name: p.Name, File: p.File, By: p.By, Params: p.Params, Locks: h.allLocks(), State: h.state,
 		Started: time.UnixMilli(h.started), Updated: time.UnixMilli(h.updated), Held: h.held(reg), Error: h.err}
 	for _, name := range p.Phases {
 		ph := h.phase(name)
 		if ph.state == phaseFailed && ph.failure.Refused != nil {
 			s.Refused = ph.failure.Refused
 		}
-		s.Phases = append(s.Phases, PhaseStatus{Name: name, State: ph.state, Started: milli(ph.started), Ended: milli(ph.ended), Error: ph.err})
-		for _, st := range append(ph.do[:len(ph.do):len(ph.do)], ph.undo...) {
-			if st.open() {
-				s.Open = st.id + "  " + st.text(reg)
-			}
+		s.Phases = append(s.Phases, PhaseStatus{Name: name, State: ph.state, Started: milli(ph.started), Ended: milli(ph.ended), Error: ph.err, Forks: ph.forks(reg)})
+		if open := ph.open(reg); open != "" {
+			s.Open = open
 		}
 	}
 	if h.state != StateFinished && h.state != StateRolledBack || len(s.Held) > 0 {
 		s.Next = h.next(reg)
 	}
 	return s
+}
+
+// open tells of calls whose result is not known.
+func (p *phaseHistory) open(reg *Registry) string {
+	first, n := "", 0
+	look := func(sc *scope) {
+		for _, st := range slices.Concat(sc.do, sc.undo) {
+			if st.open() {
+				first, n = st.id+"  "+st.text(reg), n+1
+			}
+		}
+	}
+	look(&p.scope)
+	for _, b := range slices.Sorted(maps.Keys(p.branches)) {
+		look(p.branches[b])
+	}
+	if n > 1 {
+		first += fmt.Sprintf(", and %d more", n-1)
+	}
+	return first
 }
 
 func milli(ms int64) time.Time {

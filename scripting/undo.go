@@ -1,6 +1,7 @@
 package scripting
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -14,12 +15,28 @@ import (
 func (e *engine) stop(ctx context.Context, ph *phase, err error) error {
 	var mismatch *MismatchError
 	switch {
-	case e.broken != nil || ctx.Err() != nil:
+	case e.dead() != nil || ctx.Err() != nil:
 		return e.interruption(ctx, err)
 	case errors.As(err, &mismatch):
 		return mismatch // nothing is journaled: another version may go on
 	}
-	f := failure{Policy: ph.onFail}
+	f, text := failureOf(err, ph.onFail)
+	if f.Policy == onFailRollback && e.history.final() != "" {
+		f.Policy = onFailUndo // the other phases have no way back
+	}
+	raw, merr := json.Marshal(f)
+	if merr != nil {
+		return merr
+	}
+	if werr := e.write(ctx, Record{Kind: PhaseFailed, Phase: ph.name, Where: f.Where, Error: text, Result: raw}); werr != nil {
+		return e.interruption(ctx, werr)
+	}
+	return e.finishFailure(ctx, ph, err, false)
+}
+
+// failureOf is what the journal keeps of an error, and its text.
+func failureOf(err error, policy string) (failure, string) {
+	f := failure{Policy: policy}
 	var (
 		call    *callError
 		script  *ScriptError
@@ -36,30 +53,18 @@ func (e *engine) stop(ctx context.Context, ph *phase, err error) error {
 	if errors.As(err, &refused) {
 		f.Refused = refused
 	}
+	text := headline(err)
 	if errors.As(err, &script) {
 		f.Script, f.Where = true, script.Where
-	}
-	if f.Policy == onFailRollback && e.history.final() != "" {
-		f.Policy = onFailUndo // the other phases have no way back
-	}
-	if errors.As(err, &unclear) {
-		f.Policy = onFailHold // undoing what may not have happened is a guess
-	}
-	raw, merr := json.Marshal(f)
-	if merr != nil {
-		return merr
-	}
-	text := headline(err)
-	if script != nil {
 		text = script.Text
 		if script.Hint != "" {
 			text += "\n  hint: " + script.Hint
 		}
 	}
-	if werr := e.write(ctx, Record{Kind: PhaseFailed, Phase: ph.name, Where: f.Where, Error: text, Result: raw}); werr != nil {
-		return e.interruption(ctx, werr)
+	if errors.As(err, &unclear) {
+		f.Policy = onFailHold // undoing what may not have happened is a guess
 	}
-	return e.finishFailure(ctx, ph, err, false)
+	return f, text
 }
 
 // finishFailure does what is left to do about a failed phase and returns the
@@ -178,27 +183,18 @@ func (e *engine) undoPhase(ctx context.Context, ph *phase) (undone, left []strin
 	if h.state == phaseWaiting || h.state == phaseUndone {
 		return nil, nil, nil
 	}
-	if ph.undo != nil && slices.ContainsFunc(h.do, func(s *step) bool { return s.effect && !s.absent }) {
+	if ph.undo != nil && slices.ContainsFunc(h.do, func(s *step) bool { return s.fork != nil || s.effect && !s.absent }) {
 		_, err = e.call(ctx, ph, partUndo, ph.undo)
 		undone = []string{"phase " + ph.name + ", by its own undo"}
 		if err != nil {
 			undone, left = nil, []string{"phase " + ph.name + ": its own undo failed: " + err.Error()}
 		}
 	} else {
-		for _, s := range slices.Backward(h.do) {
-			var text string
-			if text, err = e.undoStep(ctx, h, s); err != nil {
-				left = []string{fmt.Sprintf("%s  %s: %v", s.id, s.text(e.r.Registry), err)}
-				break
-			}
-			if text != "" {
-				undone = append(undone, text)
-			}
-		}
+		undone, left, err = e.undoSteps(ctx, h, &h.scope)
 	}
-	if e.broken != nil || ctx.Err() != nil {
+	if dead := e.dead(); dead != nil || ctx.Err() != nil {
 		if err == nil {
-			err = context.Cause(ctx)
+			err = cmp.Or(dead, context.Cause(ctx))
 		}
 		return undone, nil, err
 	}
@@ -208,13 +204,36 @@ func (e *engine) undoPhase(ctx context.Context, ph *phase) (undone, left []strin
 	return undone, nil, e.write(ctx, Record{Kind: PhaseUndone, Phase: ph.name})
 }
 
+// undoSteps undoes the effects of a phase or branch, newest first, up to the
+// first that cannot be undone; err is that one's.
+func (e *engine) undoSteps(ctx context.Context, h *phaseHistory, sc *scope) (undone, left []string, err error) {
+	for _, s := range slices.Backward(sc.do) {
+		if s.fork != nil {
+			u, l, err := e.undoFork(ctx, h, sc, s)
+			undone = append(undone, u...)
+			if err != nil || len(l) > 0 {
+				return undone, l, err
+			}
+			continue
+		}
+		text, err := e.undoStep(ctx, h, sc, s)
+		if err != nil {
+			return undone, []string{fmt.Sprintf("%s  %s: %v", s.id, s.text(e.r.Registry), err)}, err
+		}
+		if text != "" {
+			undone = append(undone, text)
+		}
+	}
+	return undone, nil, nil
+}
+
 // undoStep undoes one effect and says so; an empty text is nothing to undo.
-func (e *engine) undoStep(ctx context.Context, h *phaseHistory, s *step) (string, error) {
+func (e *engine) undoStep(ctx context.Context, h *phaseHistory, sc *scope, s *step) (string, error) {
 	if !s.effect || s.absent {
 		return "", nil
 	}
 	if !s.ok() {
-		if err := e.settleForUndo(ctx, h, s); err != nil || s.absent {
+		if err := e.settleForUndo(ctx, h, sc, s); err != nil || s.absent {
 			return "", err
 		}
 	}
@@ -230,12 +249,12 @@ func (e *engine) undoStep(ctx context.Context, h *phaseHistory, s *step) (string
 	if err != nil {
 		return "", fmt.Errorf("undo: %w", err)
 	}
-	c := e.newCall(h.name, undoID(s.id, u.Builtin), b, args, s.where)
+	c := e.newCall(h.name, sc, undoID(s.id, u.Builtin), b, args, s.where)
 	text := u.Text
 	if text == "" {
 		text = describeCall(b, args)
 	}
-	old := h.undoOf(s.id)
+	old := sc.undoOf(s.id)
 	if old != nil {
 		if old.ok() {
 			return text, nil
@@ -249,7 +268,7 @@ func (e *engine) undoStep(ctx context.Context, h *phaseHistory, s *step) (string
 }
 
 // settleForUndo finds out whether an effect whose outcome is open happened.
-func (e *engine) settleForUndo(ctx context.Context, h *phaseHistory, s *step) error {
+func (e *engine) settleForUndo(ctx context.Context, h *phaseHistory, sc *scope, s *step) error {
 	b, ok := e.r.Registry.Builtin(s.builtin)
 	if !ok {
 		return fmt.Errorf("no builtin %s in this version", s.builtin)
@@ -258,9 +277,9 @@ func (e *engine) settleForUndo(ctx context.Context, h *phaseHistory, s *step) er
 	if err != nil {
 		return err
 	}
-	_, settled, err := e.settle(ctx, b, e.newCall(h.name, s.id, b, args, s.where), s)
+	_, settled, err := e.settle(ctx, b, e.newCall(h.name, sc, s.id, b, args, s.where), s)
 	if err != nil || settled {
 		return err
 	}
-	return e.write(ctx, Record{Kind: Done, Phase: h.name, Step: s.id, Builtin: s.builtin, Text: didNotHappen})
+	return e.write(ctx, Record{Kind: Done, Phase: h.name, Branch: sc.branch, Step: s.id, Builtin: s.builtin, Text: didNotHappen})
 }

@@ -1,0 +1,112 @@
+package scripting
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"strings"
+	"text/tabwriter"
+)
+
+// ForkStatus is where a call of parallel stands.
+type ForkStatus struct {
+	Step     string         `json:"step"`
+	Title    string         `json:"title,omitempty"`
+	Branches []BranchStatus `json:"branches"`
+}
+
+// BranchStatus is where one branch stands: not begun, open, done, failed (left
+// as it is) or undone.
+type BranchStatus struct {
+	Key   string `json:"key"`
+	State string `json:"state"`
+	Error string `json:"error,omitempty"` // of its last failure
+	Text  string `json:"text,omitempty"`  // what its last effect says of itself
+}
+
+// Count tells how many branches are in a state.
+func (f ForkStatus) Count(state string) int {
+	n := 0
+	for _, b := range f.Branches {
+		if b.State == state {
+			n++
+		}
+	}
+	return n
+}
+
+// forks lists the parallels of a phase, those inside branches left out.
+func (p *phaseHistory) forks(reg *Registry) []ForkStatus {
+	var out []ForkStatus
+	for _, s := range p.do {
+		if s.fork == nil {
+			continue
+		}
+		st := ForkStatus{Step: s.id, Title: s.fork.Title}
+		for i, sc := range p.forkedFrom(&p.scope, s) {
+			row := BranchStatus{Key: s.fork.Keys[i], State: sc.state, Error: sc.err, Text: sc.told(reg)}
+			if sc.state == phaseWaiting {
+				row.State = branchNotBegun
+			}
+			st.Branches = append(st.Branches, row)
+		}
+		out = append(out, st)
+	}
+	return out
+}
+
+// told is what the last effect of a scope that went well says of itself.
+func (s *scope) told(reg *Registry) string {
+	for _, st := range slices.Backward(s.do) {
+		if b, ok := reg.Builtin(st.builtin); ok && st.effect && st.ok() && b.Summary != nil {
+			return b.Summary(st.result)
+		}
+	}
+	return ""
+}
+
+// newBranchesError says what branches were to do, what became of each, and why.
+func newBranchesError(f forked, rows []BranchStatus) error {
+	st := ForkStatus{Title: f.Title, Branches: rows}
+	var counts []string
+	for _, state := range []string{phaseDone, phaseUndone, phaseFailed, branchNotBegun} {
+		if n := st.Count(state); n > 0 {
+			counts = append(counts, fmt.Sprintf("%d %s", n, stateWords(state)))
+		}
+	}
+	expected := fmt.Sprintf("all %d done", len(rows))
+	if f.Title != "" {
+		expected = fmt.Sprintf("%s: all %d done", f.Title, len(rows))
+	}
+	return Unmet(expected, strings.Join(counts, ", ")+"\n"+branchTable(rows))
+}
+
+func stateWords(state string) string {
+	switch state {
+	case phaseUndone:
+		return "failed and undone"
+	case phaseFailed:
+		return "failed and left as it is"
+	}
+	return state
+}
+
+// branchTable shows branch by branch what stands: what failed comes first.
+func branchTable(rows []BranchStatus) string {
+	order := []string{phaseFailed, phaseUndone, phaseOpen, phaseDone, branchNotBegun}
+	rows = slices.Clone(rows)
+	slices.SortStableFunc(rows, func(a, b BranchStatus) int {
+		return cmp.Compare(slices.Index(order, a.State), slices.Index(order, b.State))
+	})
+	var b strings.Builder
+	w := tabwriter.NewWriter(&b, 0, 4, 2, ' ', 0)
+	for _, r := range rows {
+		text := r.Error
+		if text == "" {
+			text = r.Text
+		}
+		fmt.Fprintf(w, "%s\t%s\t%s\n", r.Key, stateWords(r.State), strings.ReplaceAll(text, "\n", " "))
+	}
+	_ = w.Flush() // into memory
+	return strings.TrimRight(b.String(), "\n")
+}
