@@ -19,17 +19,21 @@ type Ports struct {
 	Copier   Copier
 	Hand     Hand
 	Prover   Prover
+	Census   Census
 }
 
 // Registry returns everything scripts can say, over the given world. Nil ports
 // are fine for loading, checking and documenting scripts.
 func Registry(p Ports) (*scripting.Registry, error) {
 	t := newTypes(p.Clusters)
-	return scripting.NewRegistry([]*scripting.Type{t.cluster, t.group, t.link, t.position}, []*scripting.Builtin{
+	return scripting.NewRegistry([]*scripting.Type{t.cluster, t.group, t.link, t.position, labelsType()}, []*scripting.Builtin{
 		clusterEntry(t),
 		describeEntry(p, t),
 		homeEntry(p, t),
 		topicsOfEntry(p, t),
+		groupsOfEntry(p, t),
+		wavesEntry(t),
+		sleepEntry(t),
 		replicateEntry(p, t),
 		stopReplicationEntry(p, t),
 		translateOffsetEntry(p, t),

@@ -22,6 +22,7 @@ type World struct {
 	clusters *Clusters
 	links    *Links
 	hand     *Hand
+	census   *Census
 }
 
 // Open makes the ports. It reaches NATS; clusters are reached when they are
@@ -44,12 +45,13 @@ func Open(ctx context.Context, cfg *config.Config, nc *nats.Conn, log *slog.Logg
 		return nil, errors.Join(err, w.Close())
 	}
 	w.hand = &Hand{fleet: f}
+	w.census = &Census{cfg, f, w.clusters}
 	return w, nil
 }
 
 // Ports are what builtins act on.
 func (w *World) Ports() builtins.Ports {
-	return builtins.Ports{Clusters: w.clusters, Times: w.clusters, Copier: w.links, Hand: w.hand, Prover: w.links}
+	return builtins.Ports{Clusters: w.clusters, Times: w.clusters, Copier: w.links, Hand: w.hand, Prover: w.links, Census: w.census}
 }
 
 // Close ends all connections but that to NATS, which is the caller's.
