@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"slices"
 	"strings"
-	"text/tabwriter"
 )
 
 // ForkStatus is where a call of parallel stands.
@@ -98,15 +97,9 @@ func branchTable(rows []BranchStatus) string {
 	slices.SortStableFunc(rows, func(a, b BranchStatus) int {
 		return cmp.Compare(slices.Index(order, a.State), slices.Index(order, b.State))
 	})
-	var b strings.Builder
-	w := tabwriter.NewWriter(&b, 0, 4, 2, ' ', 0)
+	var lines [][]string
 	for _, r := range rows {
-		text := r.Error
-		if text == "" {
-			text = r.Text
-		}
-		fmt.Fprintf(w, "%s\t%s\t%s\n", r.Key, stateWords(r.State), strings.ReplaceAll(text, "\n", " "))
+		lines = append(lines, []string{r.Key, stateWords(r.State), cmp.Or(r.Error, r.Text)})
 	}
-	_ = w.Flush() // into memory
-	return strings.TrimRight(b.String(), "\n")
+	return Table(refusedWidth, []string{"branch", "stands", "what"}, lines)
 }

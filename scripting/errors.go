@@ -198,12 +198,20 @@ func heldText(held []Held) string {
 			fmt.Fprintf(&b, "\n    … and %d more", len(held)-i)
 			break
 		}
-		fmt.Fprintf(&b, "\n    %s  %s", h.Step, h.Text)
+		fmt.Fprintf(&b, "\n    %s  %s", h.Step, cutText(h.Text, 200))
 		if h.Undo != "" {
 			fmt.Fprintf(&b, "  (undo: %s)", h.Undo)
 		}
 	}
 	return b.String()
+}
+
+// cutText shortens a text for people.
+func cutText(s string, most int) string {
+	if r := []rune(s); len(r) > most {
+		return string(r[:most-1]) + "…"
+	}
+	return s
 }
 
 // Unwrap returns the cause.

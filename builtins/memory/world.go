@@ -6,7 +6,10 @@ package memory
 import (
 	"context"
 	"fmt"
+	"maps"
+	"path"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/starferry/starferry"
@@ -17,6 +20,8 @@ import (
 // World implements the ports of builtins and a clock. It counts every
 // effect by its token, so that a test can tell one that ran twice.
 type World struct {
+	mu sync.Mutex // branches of a parallel act at once
+
 	Time       time.Time
 	On         map[starferry.ClusterName]map[starferry.Topic]int
 	Links      map[starferry.LinkName]builtins.LinkInfo
@@ -30,6 +35,11 @@ type World struct {
 	Effects    map[string]int // by what and token
 	CaughtUp   int64          // how much each poll's sleep shortens the lag
 	BreakOn    string         // an effect that fails
+	// Census are groups beside billing, Homes where those live that have moved.
+	Census []builtins.GroupInfo
+	Homes  map[starferry.Group]builtins.GroupHome
+	// Refuses are groups that cannot be switched now.
+	Refuses map[starferry.Group]string
 }
 
 // New returns a world in which nothing has moved yet.
@@ -42,12 +52,14 @@ func New() *World {
 		Behind:  map[starferry.TopicPartition]int64{{Topic: "orders", Partition: 0}: 5},
 		Exact:   5,
 		Effects: map[string]int{},
+		Homes:   map[starferry.Group]builtins.GroupHome{},
+		Refuses: map[starferry.Group]string{},
 	}
 }
 
 // Ports are the world as builtins see it.
 func (w *World) Ports() builtins.Ports {
-	return builtins.Ports{Clusters: w, Times: w, Copier: w, Hand: w, Prover: w}
+	return builtins.Ports{Clusters: w, Times: w, Copier: w, Hand: w, Prover: w, Census: census{w}}
 }
 
 func (w *World) effect(what, token string) error {
@@ -60,8 +72,14 @@ func (w *World) effect(what, token string) error {
 }
 
 // Now and Sleep make the world its own clock: time passes only by waiting.
-func (w *World) Now() time.Time { return w.Time }
+func (w *World) Now() time.Time {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.Time
+}
 func (w *World) Sleep(ctx context.Context, d time.Duration) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
 	w.Time = w.Time.Add(d)
 	for tp, n := range w.Behind {
 		w.Behind[tp] = max(0, n-w.CaughtUp)
@@ -74,12 +92,21 @@ func (w *World) Describe(_ context.Context, c starferry.ClusterName) (builtins.C
 	return builtins.ClusterInfo{Name: c, ID: "id-" + string(c), Brokers: 1, Version: "4.3"}, nil
 }
 func (w *World) TopicsOf(_ context.Context, c starferry.ClusterName, g starferry.Group) ([]starferry.Topic, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, other := range w.Census {
+		if other.Name == g {
+			return other.Topics, nil
+		}
+	}
 	if g != "billing" {
 		return nil, nil
 	}
 	return []starferry.Topic{"orders", "payments"}, nil
 }
 func (w *World) Topics(_ context.Context, c starferry.ClusterName, names []starferry.Topic) (map[starferry.Topic]builtins.TopicInfo, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
 	out := map[starferry.Topic]builtins.TopicInfo{}
 	for _, n := range names {
 		if p, ok := w.On[c][n]; ok {
@@ -89,17 +116,23 @@ func (w *World) Topics(_ context.Context, c starferry.ClusterName, names []starf
 	return out, nil
 }
 func (w *World) measured() builtins.Lag {
-	return builtins.Lag{Records: w.Behind, Unknown: w.Unmeasured}
+	return builtins.Lag{Records: maps.Clone(w.Behind), Unknown: w.Unmeasured}
 }
 func (w *World) GroupLag(context.Context, starferry.ClusterName, starferry.Group) (builtins.Lag, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
 	return w.measured(), nil
 }
 func (w *World) Committed(context.Context, starferry.ClusterName, starferry.Group) (starferry.Cut, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
 	return starferry.Cut{{Topic: "orders", Partition: 0}: {Next: 7, Handled: []starferry.Range{{From: 9, To: 11}}}}, nil
 }
 
 // OffsetsAt finds one record a second since the world began.
 func (w *World) OffsetsAt(_ context.Context, c starferry.ClusterName, topics []starferry.Topic, at time.Time) (starferry.Cut, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
 	cut := starferry.Cut{}
 	for _, t := range topics {
 		partitions, ok := w.On[c][t]
@@ -115,6 +148,8 @@ func (w *World) OffsetsAt(_ context.Context, c starferry.ClusterName, topics []s
 }
 
 func (w *World) Replicate(_ context.Context, r builtins.ReplicateRequest) (builtins.LinkInfo, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
 	if err := w.effect("replicate", r.Token); err != nil {
 		return builtins.LinkInfo{}, err
 	}
@@ -141,6 +176,8 @@ func (w *World) Replicate(_ context.Context, r builtins.ReplicateRequest) (built
 	return out, nil
 }
 func (w *World) Link(_ context.Context, n starferry.LinkName) (builtins.LinkInfo, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
 	l, ok := w.Links[n]
 	if !ok {
 		return l, fmt.Errorf("link %s: %w", n, builtins.ErrNotFound)
@@ -148,15 +185,21 @@ func (w *World) Link(_ context.Context, n starferry.LinkName) (builtins.LinkInfo
 	return l, nil
 }
 func (w *World) LinkLag(_ context.Context, n starferry.LinkName) (builtins.Lag, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
 	if _, ok := w.Links[n]; !ok {
 		return builtins.Lag{}, builtins.ErrNotFound
 	}
 	return w.measured(), nil
 }
 func (w *World) Translate(_ context.Context, _ starferry.LinkName, _ starferry.Direction, c starferry.Cut) (starferry.Translation, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
 	return starferry.Translation{Cut: c}, nil
 }
 func (w *World) Stop(_ context.Context, n starferry.LinkName) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
 	delete(w.Links, n)
 	return w.effect("stop", string(n))
 }
@@ -164,6 +207,8 @@ func (w *World) Stop(_ context.Context, n starferry.LinkName) error {
 // Verify compares nothing: the report is the one that was set, or one of 12
 // records that are the same.
 func (w *World) Verify(_ context.Context, r builtins.VerifyRequest) (builtins.VerifyReport, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
 	if _, ok := w.Links[r.Link]; !ok {
 		return builtins.VerifyReport{}, fmt.Errorf("link %s: %w", r.Link, builtins.ErrNotFound)
 	}
@@ -174,14 +219,25 @@ func (w *World) Verify(_ context.Context, r builtins.VerifyRequest) (builtins.Ve
 }
 
 func (w *World) Switch(_ context.Context, r builtins.SwitchRequest) (builtins.SwitchReport, error) {
-	if w.Lives.Token != r.Token {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	lives := w.home(r.Group)
+	if lives.Token != r.Token {
+		if why := w.Refuses[r.Group]; why != "" {
+			return builtins.SwitchReport{}, fmt.Errorf("refused: %s", why)
+		}
 		if err := w.effect("switch", r.Token); err != nil {
 			return builtins.SwitchReport{}, err
 		}
-		if w.Lives.Cluster != r.Source {
-			return builtins.SwitchReport{}, fmt.Errorf("group lives on %s", w.Lives.Cluster)
+		if lives.Cluster != r.Source {
+			return builtins.SwitchReport{}, fmt.Errorf("group lives on %s", lives.Cluster)
 		}
-		w.Lives = builtins.GroupHome{Group: r.Group, Cluster: r.Target, Epoch: w.Lives.Epoch + 1, Phase: "steady", Token: r.Token}
+		lives = builtins.GroupHome{Group: r.Group, Cluster: r.Target, Epoch: lives.Epoch + 1, Phase: "steady", Token: r.Token}
+		if r.Group == w.Lives.Group {
+			w.Lives = lives
+		} else {
+			w.Homes[r.Group] = lives
+		}
 	}
 	cut, seeds := starferry.Cut{}, starferry.Cut{}
 	for p := range 5 {
@@ -191,13 +247,48 @@ func (w *World) Switch(_ context.Context, r builtins.SwitchRequest) (builtins.Sw
 			seeds[tp] = starferry.Place{Next: 9}
 		}
 	}
-	return builtins.SwitchReport{Group: r.Group, Source: r.Source, Target: r.Target, Epoch: w.Lives.Epoch, Cut: cut, Seeds: seeds, Exact: 1, Attempts: 1}, nil
+	return builtins.SwitchReport{Group: r.Group, Source: r.Source, Target: r.Target, Epoch: lives.Epoch, Cut: cut, Seeds: seeds, Exact: 1, Attempts: 1}, nil
 }
 func (w *World) Home(_ context.Context, g starferry.Group) (builtins.GroupHome, error) {
-	return w.Lives, nil
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.home(g), nil
+}
+
+// home is where a group lives: those of the census on old until they move.
+func (w *World) home(g starferry.Group) builtins.GroupHome {
+	if h, moved := w.Homes[g]; moved {
+		return h
+	}
+	for _, other := range w.Census {
+		if other.Name == g {
+			return builtins.GroupHome{Group: g, Cluster: "old", Epoch: 1, Phase: "steady"}
+		}
+	}
+	return w.Lives
+}
+
+// census is the world as builtins.Census. Patterns are those of package path.
+type census struct{ *World }
+
+// Groups lists the groups of World.Census that live on a cluster.
+func (w census) Groups(_ context.Context, c starferry.ClusterName, pattern string) ([]builtins.GroupInfo, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	var out []builtins.GroupInfo
+	for _, g := range w.World.Census {
+		if fits, err := path.Match(pattern, string(g.Name)); err != nil {
+			return nil, err
+		} else if fits && w.home(g.Name).Cluster == c {
+			out = append(out, g)
+		}
+	}
+	return out, nil
 }
 
 func (w *World) Skip(_ context.Context, r builtins.SkipRequest) (builtins.Receipt, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
 	before := w.Set
 	if err := w.effect("skip", r.Token); err != nil {
 		return builtins.Receipt{}, err
@@ -208,6 +299,8 @@ func (w *World) Skip(_ context.Context, r builtins.SkipRequest) (builtins.Receip
 	return builtins.Receipt{Group: r.Group, Revision: w.Set.Revision, ID: id, Before: before}, nil
 }
 func (w *World) Throttle(_ context.Context, r builtins.ThrottleRequest) (builtins.Receipt, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
 	before := w.Set
 	if err := w.effect("throttle", r.Token); err != nil {
 		return builtins.Receipt{}, err
@@ -220,9 +313,13 @@ func (w *World) Throttle(_ context.Context, r builtins.ThrottleRequest) (builtin
 	return builtins.Receipt{Group: r.Group, Revision: w.Set.Revision, Before: before}, nil
 }
 func (w *World) Settings(context.Context, starferry.Group) (builtins.GroupSettings, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
 	return w.Set, nil
 }
 func (w *World) Unskip(_ context.Context, g starferry.Group, id, reason string) (builtins.Receipt, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
 	w.Set.Skips = slices.DeleteFunc(slices.Clone(w.Set.Skips), func(s builtins.GroupSkip) bool { return s.ID == id })
 	w.Set.Revision++
 	return builtins.Receipt{Group: g, Revision: w.Set.Revision, ID: id}, w.effect("unskip", id)

@@ -16,7 +16,7 @@ func (s *Store) AllLeases(ctx context.Context) (map[starferry.Group][]control.Le
 	if err != nil {
 		return nil, fmt.Errorf("read all leases: %w", err)
 	}
-	leases, err := decodeLeases(all)
+	leases, err := decodeLeases(remembered[control.Lease]{}, all)
 	out := map[starferry.Group][]control.Lease{}
 	for _, l := range leases {
 		out[l.Group] = append(out[l.Group], l)
