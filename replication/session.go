@@ -204,13 +204,20 @@ func (s *session) fetch(ctx context.Context) {
 			}
 		}
 	}
+	if full {
+		s.misses(seen)
+	}
+	s.f.c.limits.spend(bytes, records)
+}
+
+// misses sends those back to be routed that an answer about all lanes left out.
+func (s *session) misses(seen map[starferry.TopicPartition]bool) {
 	for tp, m := range s.members {
-		if full && !seen[tp] && !m.fresh {
+		if !seen[tp] && !m.fresh {
 			s.f.missed(m.asked, fmt.Errorf("broker %d of %s left %s out of its answer", s.f.broker, s.f.c.spec.Source, tp))
 			s.forget(tp)
 		}
 	}
-	s.f.c.limits.spend(bytes, records)
 }
 
 // handOn gives a lane its part of an answer and sees to what is asked next. It

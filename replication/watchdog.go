@@ -10,7 +10,7 @@ import (
 const (
 	stillAfter   = 3 * time.Second
 	crampedAfter = time.Second
-	lookEvery    = 500 * time.Millisecond
+	lookEvery    = time.Second // every look touches every lane, busy or not
 )
 
 // guard looks after the lanes until the link ends.
@@ -42,7 +42,7 @@ func (l *lane) check(now time.Time, tight bool) {
 		l.shrinkLocked()
 	}
 	why := ""
-	if silent := l.silence(now); silent > stillAfter+fetchWait {
+	if silent := l.silence(now, tight); silent > stillAfter+fetchWait {
 		why = fmt.Sprintf("broker %d of %s has not answered a fetch for %v", l.session.f.broker, l.c.spec.Source, silent.Round(time.Second))
 	} else if still > stillAfter {
 		why = l.heldBy(still)
@@ -63,12 +63,12 @@ func (l *lane) check(now time.Time, tight bool) {
 }
 
 // silence is for how long the source's broker owes an answer.
-func (l *lane) silence(now time.Time) time.Duration {
+func (l *lane) silence(now time.Time, tight bool) time.Duration {
 	if l.session == nil || !l.fetching {
 		return 0
 	}
 	sent := l.session.sent.Load()
-	if sent == 0 || l.c.budget.tight() { // the answer may be there, and no room for it
+	if sent == 0 || tight { // the answer may be there, and no room for it
 		return 0
 	}
 	return now.Sub(time.Unix(0, sent))

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"sync"
 	"time"
@@ -31,7 +32,12 @@ const (
 // that writes it to the source; a reader long-polls all partitions of the target
 // and looks at the same clock when an answer arrives. Nothing is subtracted, so
 // the figure holds the write to the source, the copy, and the read from the
-// target. How much of it the source took to acknowledge is told beside it.
+// target.
+//
+// What the brokers have in it stands beside it: how long the source took to
+// acknowledge the same batches, how long it was from there to the reader, and how
+// long the target takes meanwhile to acknowledge a batch that is written to it
+// directly, which is what any copier pays there.
 //
 // Batches of the usual size go to the partitions in turn at even distances.
 func latency(b *bench, ctx context.Context, dir string) (values Values, err error) {
@@ -43,7 +49,10 @@ func latency(b *bench, ctx context.Context, dir string) (values Values, err erro
 	load.Topic, load.Codec = "latency", batch.None
 	warm := load
 	warm.Topic, warm.Records = "warm", b.sized(load.Records, 100_000)
-	if err := errors.Join(warm.Fill(ctx, p.source.cluster), load.Make(ctx, p.source.cluster)); err != nil {
+	direct := load
+	direct.Topic, direct.Partitions = "direct", 1
+	err = errors.Join(warm.Fill(ctx, p.source.cluster), load.Make(ctx, p.source.cluster), direct.Make(ctx, p.target.cluster))
+	if err != nil {
 		return nil, err
 	}
 	f, err := b.ferry(ctx, dir, p)
@@ -63,7 +72,8 @@ func latency(b *bench, ctx context.Context, dir string) (values Values, err erro
 	if err := f.replicate(ctx, load.Topic); err != nil {
 		return nil, err
 	}
-	m := &meter{load: load, began: time.Now(), warm: latencyWarm, until: latencyWarm + latencyFor, rate: loadShare * full.PerSecond()}
+	m := &meter{load: load, began: time.Now(), warm: latencyWarm, until: latencyWarm + latencyFor, rate: loadShare * full.PerSecond(),
+		seen: map[time.Duration]time.Duration{}, acked: map[time.Duration]time.Duration{}}
 	if b.Small {
 		m.warm, m.until = latencyWarm/5, (latencyWarm+latencyFor)/5
 	}
@@ -71,6 +81,7 @@ func latency(b *bench, ctx context.Context, dir string) (values Values, err erro
 	g, gctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return m.write(gctx, p.source) })
 	g.Go(func() error { return m.read(gctx, p.target) })
+	g.Go(func() error { return m.probe(gctx, p.target, direct) })
 	if err := g.Wait(); err != nil {
 		return nil, fmt.Errorf("%w; the shard said:\n%s", err, shard.Tail())
 	}
@@ -85,12 +96,14 @@ type meter struct {
 	began       time.Time
 	warm, until time.Duration // since it began
 
-	took []time.Duration // of records made after warm; the reader's
+	// Of batches made after warm, by when they were made: no two at once.
+	seen map[time.Duration]time.Duration // by a reader of the target, since they were made
 
-	mu    sync.Mutex
-	acked []time.Duration // of batches made after warm
-	sent  int             // records, once all are
-	done  bool
+	mu     sync.Mutex
+	acked  map[time.Duration]time.Duration // by the source
+	direct []time.Duration                 // those written to the target directly
+	sent   int                             // records, once all are
+	done   bool
 }
 
 // write sends a batch whenever one is due. One that is late because the source
@@ -120,7 +133,7 @@ func (m *meter) write(ctx context.Context, s *side) error {
 		made := time.Since(m.began)
 		var b batch.Batch
 		if b, err = makers[p].batch(next[p], m.load.Batch, made); err == nil {
-			err = f.Send(ctx, tps[p], b, func() { m.ack(made) })
+			err = f.Send(ctx, tps[p], b, func() { m.note(m.acked, made) })
 		}
 		next[p] += int64(m.load.Batch)
 		sent += m.load.Batch
@@ -131,14 +144,46 @@ func (m *meter) write(ctx context.Context, s *side) error {
 	return errors.Join(err, f.Close(ctx))
 }
 
-func (m *meter) ack(made time.Duration) {
+// note keeps how long ago a batch was made.
+func (m *meter) note(in map[time.Duration]time.Duration, made time.Duration) {
 	took := time.Since(m.began) - made
 	if made < m.warm {
 		return
 	}
 	m.mu.Lock()
-	m.acked = append(m.acked, took)
+	in[made] = took
 	m.mu.Unlock()
+}
+
+// probeEvery is how often the target itself is asked how fast it is: little
+// beside the load.
+const probeEvery = 20 * time.Millisecond
+
+// probe writes batches to the target, past the link, while the load flows.
+func (m *meter) probe(ctx context.Context, s *side, l Load) error {
+	f, err := newFeed(ctx, s.cluster)
+	if err != nil {
+		return err
+	}
+	tp, mk := l.lanes(l.Topic)[0], l.maker(0)
+	took := map[time.Duration]time.Duration{}
+	tick := time.NewTicker(probeEvery)
+	defer tick.Stop()
+	for n := int64(0); time.Since(m.began) < m.until && err == nil; n += int64(l.Batch) {
+		select {
+		case <-ctx.Done():
+			return errors.Join(context.Cause(ctx), f.Close(ctx))
+		case <-tick.C:
+		}
+		made := time.Since(m.began)
+		var b batch.Batch
+		if b, err = mk.batch(n, l.Batch, made); err == nil {
+			err = f.Send(ctx, tp, b, func() { m.note(took, made) })
+		}
+	}
+	err = errors.Join(err, f.Close(ctx)) // all have been noted
+	m.direct = slices.Sorted(maps.Values(took))
+	return err
 }
 
 // finished says how many records there will be, once it is known.
@@ -178,7 +223,7 @@ func (m *meter) read(ctx context.Context, s *side) error {
 				next[tp]++
 				got++
 				if made >= m.warm {
-					m.took = append(m.took, now-made)
+					m.seen[made] = now - made
 				}
 				return nil
 			})
@@ -190,17 +235,25 @@ func (m *meter) read(ctx context.Context, s *side) error {
 }
 
 func (m *meter) values() (Values, error) {
-	if len(m.took) < enough {
-		return nil, fmt.Errorf("measure latency: %d records are too few; take more with -records", len(m.took))
+	if n := len(m.seen) * m.load.Batch; n < enough {
+		return nil, fmt.Errorf("measure latency: %d records are too few; take more with -records", n)
 	}
-	slices.Sort(m.took)
-	slices.Sort(m.acked)
+	var added []time.Duration
+	for made, took := range m.seen {
+		added = append(added, took-m.acked[made])
+	}
+	slices.Sort(added)
+	seen, acked := slices.Sorted(maps.Values(m.seen)), slices.Sorted(maps.Values(m.acked))
 	return Values{
-		"latency_load_rps":      float64(len(m.took)) / (m.until - m.warm).Seconds(),
-		"latency_p50_ms":        millis(m.took, 50),
-		"latency_p99_ms":        millis(m.took, 99),
-		"latency_source_p50_ms": millis(m.acked, 50),
-		"latency_source_p99_ms": millis(m.acked, 99),
+		"latency_load_rps":      float64(len(seen)*m.load.Batch) / (m.until - m.warm).Seconds(),
+		"latency_p50_ms":        millis(seen, 50),
+		"latency_p99_ms":        millis(seen, 99),
+		"latency_added_p50_ms":  millis(added, 50),
+		"latency_added_p99_ms":  millis(added, 99),
+		"latency_source_p50_ms": millis(acked, 50),
+		"latency_source_p99_ms": millis(acked, 99),
+		"latency_target_p50_ms": millis(m.direct, 50),
+		"latency_target_p99_ms": millis(m.direct, 99),
 	}, nil
 }
 

@@ -32,6 +32,7 @@ type Lane struct {
 	sum        uint32 // checksum of the last full block that is written
 	changes    uint64 // counts what was added
 	written    uint64 // changes that are written
+	listed     bool   // the store knows that they differ
 	taken      taken
 	closed     bool
 }
@@ -106,6 +107,7 @@ func (l *Lane) change(add func(*Map) error) error {
 	}
 	if err == nil {
 		l.changes++
+		l.list()
 	}
 	full := len(l.m.fresh) >= maxFresh
 	l.mu.Unlock()
@@ -116,6 +118,15 @@ func (l *Lane) change(add func(*Map) error) error {
 		return l.Flush()
 	}
 	return nil
+}
+
+// list tells the store when the lane comes to have something to be written, or
+// has nothing any more. The lane is locked.
+func (l *Lane) list() {
+	if changed := l.changes != l.written && !l.closed; changed != l.listed {
+		l.listed = changed
+		l.store.list(l, changed)
+	}
 }
 
 func (l *Lane) usable() error {
@@ -195,6 +206,7 @@ func (l *Lane) Reset(source, target starferry.Offset) error {
 		l.generation++
 		l.sum, l.changes, l.written = 0, 0, 0
 		l.id = l.store.ids.Add(1)
+		l.list()
 	}
 	h := l.header(0)
 	l.mu.Unlock()
@@ -355,6 +367,7 @@ func (l *Lane) flushed() {
 	}
 	l.m.fresh = append([]*block(nil), l.m.fresh[l.taken.blocks:]...)
 	l.sum, l.written = l.taken.sum, l.taken.changes
+	l.list()
 }
 
 // Close flushes and closes the lane.
@@ -373,6 +386,7 @@ func (l *Lane) end() {
 	l.store.mu.Unlock()
 	l.mu.Lock()
 	l.closed = true
+	l.list()
 	l.mu.Unlock()
 }
 

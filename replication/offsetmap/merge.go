@@ -40,6 +40,7 @@ func (l *Lane) Merge(other *Map) (filled int64, err error) {
 	}
 	l.generation++
 	l.sum, l.changes, l.written = 0, 1, 0
+	l.list()
 	l.id = l.store.ids.Add(1)
 	h := l.header(0)
 	l.mu.Unlock()

@@ -45,6 +45,10 @@ type Store struct {
 	lanes   map[string]*Lane // by prefix
 	opening map[string]bool
 	closed  bool
+
+	// changing is held for a moment, with a lane's mu.
+	changing sync.Mutex
+	changed  map[*Lane]bool // those that have something to be written
 }
 
 // cacheSize blocks of about 4 KB are at most 4 MB for all lanes together.
@@ -79,7 +83,7 @@ func OpenStore(dir string, o Options) (*Store, error) {
 		return nil, fmt.Errorf("open offset store %s: %w: %w; if the directory's disk and rights are in order, delete it: its maps are rebuilt from the target log",
 			dir, ErrDamaged, err)
 	}
-	return &Store{db: db, dir: dir, seed: maphash.MakeSeed(), lanes: map[string]*Lane{}, opening: map[string]bool{}}, nil
+	return &Store{db: db, dir: dir, seed: maphash.MakeSeed(), lanes: map[string]*Lane{}, opening: map[string]bool{}, changed: map[*Lane]bool{}}, nil
 }
 
 func badgerOptions(dir string, log *slog.Logger) badger.Options {
@@ -221,12 +225,24 @@ func (s *Store) Remove(key LaneKey) error {
 }
 
 // Flush writes what all open lanes have gathered. It is what a shard calls with
-// each batch of acknowledgements.
+// each batch of acknowledgements. Lanes that have nothing to be written cost
+// nothing.
 func (s *Store) Flush() error {
-	s.mu.Lock()
-	lanes := slices.Collect(maps.Values(s.lanes))
-	s.mu.Unlock()
+	s.changing.Lock()
+	lanes := slices.Collect(maps.Keys(s.changed))
+	s.changing.Unlock()
 	return s.flush(lanes)
+}
+
+// list notes whether a lane has something to be written.
+func (s *Store) list(l *Lane, changed bool) {
+	s.changing.Lock()
+	defer s.changing.Unlock()
+	if changed {
+		s.changed[l] = true
+	} else {
+		delete(s.changed, l)
+	}
 }
 
 // flush writes several lanes at once.

@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/dgraph-io/badger/v4"
 	"github.com/stretchr/testify/require"
@@ -483,6 +484,38 @@ func TestAdditionsDuringAFlushAreNotLost(t *testing.T) {
 	require.NoError(t, l.Close())
 	source, target := openLane(t, s, key(1)).Next()
 	require.Equal(t, []starferry.Offset{800, 400}, []starferry.Offset{source, target})
+}
+
+// A flush touches what has changed and nothing else: of 10,000 lanes that rest
+// it costs nothing. What was not written is not forgotten either: not what came
+// during a flush, not what a failed one left.
+func TestOnlyWhatHasChangedIsFlushed(t *testing.T) {
+	s := openStore(t, t.TempDir())
+	busy, idle := openLane(t, s, key(1)), openLane(t, s, key(2))
+	for _, l := range []*Lane{busy, idle} {
+		require.NoError(t, l.Reset(0, 0))
+	}
+	require.Empty(t, s.changed, "a reset is written at once")
+	compacted(t, busy, 1)
+	require.Equal(t, map[*Lane]bool{busy: true}, s.changed)
+	idle.mu.Lock() // whoever visits it waits
+	done := make(chan error, 1)
+	go func() { done <- s.Flush() }()
+	require.Eventually(t, func() bool { return len(done) == 1 }, 10*time.Second, time.Millisecond, "a lane that rests was visited")
+	idle.mu.Unlock()
+	require.NoError(t, <-done)
+	require.Empty(t, s.changed)
+	compacted(t, busy, 1)
+	busy.gather()
+	require.Equal(t, map[*Lane]bool{busy: true}, s.changed, "gathered is not written")
+	compacted(t, busy, 1)
+	busy.flushed()
+	require.Equal(t, map[*Lane]bool{busy: true}, s.changed, "something came meanwhile")
+	require.NoError(t, busy.Flush())
+	require.Empty(t, s.changed)
+	compacted(t, busy, 1)
+	require.NoError(t, busy.Close())
+	require.Empty(t, s.changed)
 }
 
 func TestResetForgetsWhatWasRead(t *testing.T) {
