@@ -104,15 +104,20 @@ func (b *bench) runOurs(ctx context.Context, dir string, p *pair, warm, load Loa
 	return last, nil
 }
 
-// copyOne asks for one more topic to be copied and measures it from its first
-// record on, which comes before the answer does.
+// copyOne asks for one more topic to be copied and measures it.
 func (f *ferry) copyOne(ctx context.Context, target *side, l Load, shard *process.Process) (Copy, error) {
+	return measureCopy(ctx, target, l, shard, func(ctx context.Context) error { return f.replicate(ctx, l.Topic) })
+}
+
+// measureCopy asks for a load to be copied and measures it from its first record
+// on, which comes before the answer does.
+func measureCopy(ctx context.Context, target *side, l Load, shard *process.Process, ask func(context.Context) error) (Copy, error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	asked := make(chan struct{})
 	go func() {
 		defer close(asked)
-		if err := f.replicate(ctx, l.Topic); err != nil {
+		if err := ask(ctx); err != nil {
 			cancel(err)
 		}
 	}()

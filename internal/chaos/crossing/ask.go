@@ -32,7 +32,10 @@ func (w *World) ask(ctx context.Context) (forward, back map[starferry.TopicParti
 			ways[way][tp] = checker.Answers{First: first, Given: make([]starferry.Answer, n)}
 			rounds = max(rounds, n)
 		}
-		group, inner := errgroup.WithContext(ctx)
+		within := settleWithin * time.Duration(1+rounds/roundsWithin)
+		limit, cancel := context.WithTimeoutCause(ctx, within, fmt.Errorf("%d places of a lane were not answered within %s", rounds, within))
+		defer cancel()
+		group, inner := errgroup.WithContext(limit)
 		group.SetLimit(askers)
 		for i := range rounds {
 			group.Go(func() error { return w.askOne(inner, d, ways[way], i) })
@@ -74,8 +77,15 @@ func (w *World) askOne(ctx context.Context, d starferry.Direction, into map[star
 		w.Say("the map does not answer: %v", why)
 		return nil // no answer is for the checker to judge
 	}
+	if err != nil && ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
 	return err
 }
+
+// roundsWithin is how many cuts are answered within settleWithin on a machine
+// that is busy with something else. The whole map of a long campaign has many.
+const roundsWithin = 20_000
 
 // askWithin is how long a lane may be busy with itself.
 const askWithin = 30 * time.Second

@@ -339,9 +339,9 @@ func (w *World) balance(behind bool, forward, back map[starferry.TopicPartition]
 
 // check compares both logs, and the map for what is new, or for everything.
 func (w *World) check(ctx context.Context, everything bool) (checker.Balance, error) {
-	ctx, cancel := context.WithTimeout(ctx, settleWithin)
+	short, cancel := context.WithTimeout(ctx, settleWithin)
 	defer cancel()
-	if err := w.readAll(ctx); err != nil {
+	if err := w.readAll(short); err != nil {
 		return checker.Balance{}, err
 	}
 	if everything {
