@@ -67,7 +67,7 @@ func TestPartsAreChosenByName(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, []string{"copy", "map"}, []string{some[0].name, some[1].name})
 	_, err = choose([]string{"copy", "cpoy"})
-	require.ErrorContains(t, err, `no part "cpoy"; there are: copy, relay`)
+	require.ErrorContains(t, err, `no part "cpoy"; there are: latency, copy, relay`)
 }
 
 func given(t *testing.T) report {
