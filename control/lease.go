@@ -72,6 +72,10 @@ type PartitionState struct {
 	Handled   int64                    `json:"handled"`
 	// Blocked is the record a handler has been busy with for over a second.
 	Blocked *starferry.Offset `json:"blocked,omitempty"`
+	// BusyMS is for how long a handler has had the record it has had longest.
+	BusyMS int64 `json:"busy_ms,omitempty"`
+	// Deaf: a handler was told to stop, by the end of its context, and goes on.
+	Deaf bool `json:"deaf,omitempty"`
 	// BlockedSince is when it was handed that record, Unix milliseconds.
 	BlockedSince int64 `json:"blocked_since,omitempty"`
 }

@@ -57,6 +57,10 @@ type Config struct {
 
 	// CommitInterval is how often low-water marks are committed; 0 means 200 ms.
 	CommitInterval time.Duration
+	// CommitEach commits each record, or batch, before the next of its partition
+	// (with Parallelism, of its worker) is handed out: a kill repeats no more
+	// than what was in hand. It costs a round trip each.
+	CommitEach bool
 	// SessionTimeout and HeartbeatInterval as Kafka's session.timeout.ms and
 	// heartbeat.interval.ms; 0 means 10 s and 1 s.
 	SessionTimeout    time.Duration
@@ -100,6 +104,13 @@ type Hooks struct {
 	// flight any more.
 	Assigned func(starferry.ClusterName, []starferry.TopicPartition)
 	Revoked  func(starferry.ClusterName, []starferry.TopicPartition)
+	// Committed is called after each commit of the group's progress that the
+	// coordinator has accepted: what lies below is not handed out again.
+	Committed func(starferry.ClusterName, starferry.Cut)
+	// Deaf is called for each record whose handler has been told to stop, by the
+	// end of its context, and goes on. Its partition cannot be given away
+	// meanwhile.
+	Deaf func(starferry.ClusterName, starferry.TopicPartition, starferry.Offset, time.Duration)
 }
 
 // Handler handles one record. An error makes it be called again with the same

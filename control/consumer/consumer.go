@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -45,13 +46,15 @@ type Consumer struct {
 	limiter  *rate.Limiter
 	settings atomic.Pointer[settings]
 	stopping atomic.Bool
+	deaf     atomic.Pointer[[]string] // records whose handlers do not stop
 
 	// Of the loop alone.
 	machine  *switchover.Member
 	started  bool
 	done     bool
 	session  *session
-	next     *session // fetches ahead where the group is about to live; hands out nothing
+	next     *session         // fetches ahead where the group is about to live; hands out nothing
+	begun    switchover.Fetch // what session began with
 	reads    map[starferry.ClusterName]context.CancelFunc
 	commits  map[int64]switchover.Commit
 	tries    map[int64]int
@@ -153,7 +156,8 @@ func (c *Consumer) Instance() starferry.InstanceID { return c.cfg.Instance }
 // Close stops handing out, waits for handlers, commits, leaves the group and
 // releases everything. When ctx ends first, the contexts of handlers end; what
 // they do not finish is handed out again to another instance. The error says
-// that this has happened.
+// that this has happened, and names the records whose handlers go on even then:
+// they are left behind, running.
 func (c *Consumer) Close(ctx context.Context) error {
 	c.stopping.Store(true)
 	c.post(func() { c.step(switchover.Stop{}) })
@@ -166,10 +170,13 @@ func (c *Consumer) Close(ctx context.Context) error {
 		c.giveUp(errClosed)
 		select { // a short last chance for the commit
 		case <-c.finished:
-		case <-time.After(500 * time.Millisecond):
+		case <-time.After(lastChance):
 		}
 	}
 	c.stop()
+	if deaf := c.deaf.Load(); err != nil && deaf != nil {
+		err = fmt.Errorf("%w; handlers that ignore the end of their context: %s", err, strings.Join(*deaf, ", "))
+	}
 	return err
 }
 
@@ -416,15 +423,28 @@ func (c *Consumer) commit(e switchover.Commit) {
 func (c *Consumer) committed(e switchover.Commit, result, detail string) {
 	delete(c.commits, e.ID) // it is there again if the machine has it sent again
 	switch {
-	case result == control.Accepted && c.session != nil && c.session.cluster == e.Cluster:
-		c.session.committed(e.Cut)
-	case result != control.Accepted:
+	case result == control.Accepted:
+		c.stands(e)
+	default:
 		c.log.Warn("commit "+result, "cluster", e.Cluster, "state", e.Mark.State, "epoch", e.Mark.Epoch, "detail", detail)
 		c.members[e.Cluster].poke() // the coordinator says what has become of the membership
 	}
 	c.step(switchover.Answered{Cluster: e.Cluster, ID: e.ID, Result: result, Detail: detail})
 	if _, again := c.commits[e.ID]; !again {
 		delete(c.tries, e.ID)
+	}
+	if c.cfg.CommitEach {
+		c.progress() // of what was handled meanwhile
+	}
+}
+
+// stands: a commit was accepted.
+func (c *Consumer) stands(e switchover.Commit) {
+	if c.session != nil && c.session.cluster == e.Cluster {
+		c.session.committed(e.Cut)
+	}
+	if f := c.cfg.Hooks.Committed; f != nil && (e.Mark.State == control.Home || e.Mark.State == control.Draining) {
+		f(e.Cluster, e.Cut)
 	}
 }
 
@@ -475,6 +495,7 @@ func (c *Consumer) fetch(e switchover.Fetch) {
 	}
 	c.limit(len(own), len(every))
 	c.session.start()
+	c.begun = e
 	c.foreseeRepeats(e)
 	c.log.Info("fetches", "cluster", e.Cluster, "epoch", e.Epoch, "partitions", len(own))
 	if f := c.cfg.Hooks.Assigned; f != nil {

@@ -232,6 +232,9 @@ func (p *part) land(f *flight) {
 	p.flights = slices.DeleteFunc(p.flights, func(o *flight) bool { return o == f })
 	p.mu.Unlock()
 	p.dequeue(len(f.spans))
+	if p.s.c.cfg.CommitEach {
+		p.save(f)
+	}
 }
 
 // backoff waits before a job is handed out again; its records count as blocked

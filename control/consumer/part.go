@@ -35,6 +35,8 @@ type part struct {
 	wake    chan struct{}
 	barred  time.Time // not fetched until then; zero: fetched
 	refusal string    // why nothing is handed out
+	saved   starferry.Place
+	saves   chan struct{} // closed and replaced with every commit; nil unless each is waited for
 }
 
 // chunk is what one fetch brought: the offsets [from, next).
@@ -82,6 +84,8 @@ func (p *part) state() control.PartitionState {
 	}
 	for _, f := range p.flights {
 		st.InFlight += len(f.spans)
+		st.BusyMS = max(st.BusyMS, time.Since(f.since).Milliseconds())
+		st.Deaf = st.Deaf || p.deaf(f)
 		if o := f.first(); o >= 0 && time.Since(f.since) > blockedAfter && (st.Blocked == nil || o < *st.Blocked) {
 			st.Blocked, st.BlockedSince = &o, f.since.UnixMilli()
 		}

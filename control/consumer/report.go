@@ -37,18 +37,20 @@ const keepRepeats = 64
 type reporter struct {
 	c *Consumer
 
-	mu     sync.Mutex
-	lease  *control.Lease // newest, not yet put
-	gone   bool
-	poked  chan struct{}
-	ended  chan struct{} // the lease is given back
-	leases map[starferry.InstanceID]desired.LeaseHead
-	dead   map[starferry.InstanceID]desired.LeaseHead // vanished with their last word
+	mu        sync.Mutex
+	lease     *control.Lease // newest, not yet put
+	gone      bool
+	poked     chan struct{}
+	ended     chan struct{} // the lease is given back
+	heard     chan struct{} // the others' leases are known
+	heardOnce bool
+	leases    map[starferry.InstanceID]desired.LeaseHead
+	dead      map[starferry.InstanceID]desired.LeaseHead // vanished with their last word
 }
 
 func newReporter(c *Consumer) *reporter {
 	return &reporter{
-		c: c, poked: make(chan struct{}, 1), ended: make(chan struct{}),
+		c: c, poked: make(chan struct{}, 1), ended: make(chan struct{}), heard: make(chan struct{}),
 		leases: map[starferry.InstanceID]desired.LeaseHead{}, dead: map[starferry.InstanceID]desired.LeaseHead{},
 	}
 }
@@ -141,9 +143,17 @@ func (r *reporter) others(all []desired.LeaseHead) {
 	defer r.mu.Unlock()
 	now := map[starferry.InstanceID]desired.LeaseHead{}
 	for _, l := range all {
-		if l.Instance != r.c.cfg.Instance {
+		switch {
+		case l.Instance != r.c.cfg.Instance:
 			now[l.Instance] = l
+		case l.Boot != r.c.boot: // the process before this one
+			r.dead[l.Instance] = l
 		}
+	}
+	if !r.heardOnce {
+		r.heardOnce = true
+		close(r.heard)
+		r.c.post(r.c.foreseeLate)
 	}
 	for id, was := range r.leases {
 		if is, ok := now[id]; !ok || is.Boot != was.Boot {
@@ -155,6 +165,11 @@ func (r *reporter) others(all []desired.LeaseHead) {
 
 // put writes leases: the newest as soon as there is one.
 func (r *reporter) put(ctx context.Context, store *desired.Store) {
+	select { // the last word of the process before this one is under the same key
+	case <-ctx.Done():
+	case <-r.heard:
+	case <-time.After(adoptWithin):
+	}
 	r.c.post(r.c.publish)
 	w := store.LeaseWriter()
 	for {
@@ -300,6 +315,14 @@ func (c *Consumer) foreseeRepeats(e switchover.Fetch) {
 	}
 }
 
+// foreseeLate reports what was not known yet when the session began.
+func (c *Consumer) foreseeLate() {
+	if c.session != nil {
+		c.foreseeRepeats(c.begun)
+		c.publish()
+	}
+}
+
 func (c *Consumer) repeatsOf(e switchover.Fetch, id starferry.InstanceID, had desired.LeaseHead, what string) {
 	l, err := had.Lease()
 	if err != nil {
@@ -315,6 +338,9 @@ func (c *Consumer) repeatsOf(e switchover.Fetch, id starferry.InstanceID, had de
 			Cluster: e.Cluster, Partition: st.Partition,
 			Range:  starferry.Range{From: place.Next, To: st.Position},
 			Reason: "instance " + string(id) + " " + what + "; its last lease says it had been handed at least so many",
+		}
+		if slices.Contains(c.repeats, rep) {
+			continue // reported before
 		}
 		c.log.Warn("records may be handed out again", "partition", rep.Partition, "from", rep.Range.From, "to", rep.Range.To, "of", id)
 		c.repeats = append(c.repeats, rep)

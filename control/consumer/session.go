@@ -146,16 +146,6 @@ func (s *session) halt() {
 	}
 }
 
-// wait returns when no record is in flight. Handlers that take too long for the
-// group to wait lose their contexts.
-func (s *session) wait() {
-	patience := time.AfterFunc(s.c.cfg.RebalanceTimeout*3/4, s.giveUp)
-	s.workers.Wait()
-	patience.Stop()
-	s.giveUp()
-	s.c.spawn(s.fetchers.Wait)
-}
-
 // cut returns the low-water marks.
 func (s *session) cut() starferry.Cut {
 	cut := starferry.Cut{}
@@ -183,6 +173,7 @@ func (s *session) committed(cut starferry.Cut) {
 	for tp, place := range cut {
 		if p := s.parts[tp]; p != nil {
 			p.committed = place
+			p.stands(place)
 		}
 	}
 }
