@@ -196,3 +196,43 @@ func TestAStandbyThatIsDownHarmsNothing(t *testing.T) {
 	e.open("b", nats) // and starts without it
 	e.settled(115)
 }
+
+// A group that has moved lives on without the cluster it came from: an instance
+// that starts while its configured home is down finds the group where it lives,
+// although nothing was handled since, and goes on there.
+func TestAnInstanceStartsWhileTheOldHomeIsDown(t *testing.T) {
+	e, fake := faulty(t, 2)
+	h, nats := e.withNATS()
+	e.produce(0, 5, e.old, e.new)
+	e.produce(1, 5, e.old, e.new)
+	a := e.open("a", nats)
+	e.settled(10)
+	h.put(func(p *control.Placement) { p.Epoch = 1 })
+	h.move(1, e.new.Name)
+	w := kafkatest.Open(t, e.new)
+	require.Eventually(t, func() bool {
+		got, err := w.Committed(context.Background(), e.group, nil)
+		return err == nil && strings.HasPrefix(got[e.tp(0)].Metadata, "starferry/1 home e=2")
+	}, patience, 5*time.Millisecond, "nobody says on the new home that it is one")
+	closeIn(t, a)
+	fake.Close()
+	for _, how := range []func(*consumer.Config){nats, func(*consumer.Config) {}} { // with NATS and without
+		n := e.seen.count()
+		e.produce(0, 5, e.new)
+		b := e.open("b", how)
+		e.settled(n + 5)
+		require.Eventually(t, func() bool { return b.Health(context.Background()) == nil }, patience, 10*time.Millisecond)
+		closeIn(t, b)
+	}
+}
+
+// If nobody can tell where the group lives, an instance says what it waits for.
+func TestAnInstanceSaysWhichClusterItWaitsFor(t *testing.T) {
+	e, fake := faulty(t, 1)
+	fake.Close()
+	a := e.open("a")
+	require.Eventually(t, func() bool {
+		err := a.Health(context.Background())
+		return err != nil && strings.Contains(err.Error(), "old, its configured home, does not answer, and new does not know the group: make old reachable")
+	}, patience, 10*time.Millisecond)
+}

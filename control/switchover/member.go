@@ -34,6 +34,8 @@ type Member struct {
 	fetching  starferry.ClusterName // between Fetch and Drained; "": nowhere
 	stopping  bool                  // Halt was given, Drained is awaited
 	surveying bool                  // no commit at the configured home: looks at all others
+	began     int64                 // when it was started
+	around    bool                  // the configured home does not answer: has looked at all others
 	fresh     bool                  // a group without any commit: the configuration says where it lives
 	lived     starferry.ClusterName // home, once it has fetched there
 	closing   bool
@@ -154,6 +156,7 @@ func (m *Member) Step(now int64, e Event) []Effect {
 }
 
 func (m *Member) start() {
+	m.began = m.now
 	m.lookAt(m.cfg.Home)
 	m.changed = true
 }
@@ -162,6 +165,7 @@ func (m *Member) start() {
 func (m *Member) settle() {
 	note := m.note
 	m.note = ""
+	m.lookAround()
 	m.obey()
 	m.deadline()
 	m.halt()
@@ -348,6 +352,9 @@ func (m *Member) resume() {
 	m.fetching, m.lived = m.home, m.home
 	m.changed = true
 	m.do(Fetch{Cluster: m.home, Cut: cut, Start: missing, Epoch: m.epoch})
+	if s.found.judge().state == control.Seeded {
+		m.commit(s, control.Mark{State: control.Home, Epoch: m.epoch}, cut) // from now on it takes no look at the old home to know
+	}
 }
 
 // leaves gives up memberships that nobody wants any more.

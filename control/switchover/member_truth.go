@@ -73,6 +73,9 @@ func (m *Member) readMoved(s *side, v verdict) {
 }
 
 func (m *Member) readHome(s *side, v verdict) {
+	if m.home == "" && v.epoch == 0 && s.name != m.cfg.Home && !m.sides[m.cfg.Home].known {
+		return // nobody has decided that: the configured home may know more
+	}
 	if m.home == "" || s.name != m.home && v.epoch > m.epoch {
 		m.live(s.name, v.epoch)
 		return
