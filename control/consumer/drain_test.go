@@ -63,7 +63,9 @@ func TestADeafHandlerShowsInTheLease(t *testing.T) {
 	c, err := consumer.Open(context.Background(), cfg, func(context.Context, consumer.Record) error { <-release; return nil })
 	require.NoError(t, err)
 	t.Cleanup(func() { closeIn(t, c) })
-	h.all(1, "a handler at work", func(l control.Lease) bool { return len(l.Partitions) == 1 && l.Partitions[0].InFlight == 1 && !l.Partitions[0].Deaf })
+	h.all(1, "a handler at work", func(l control.Lease) bool {
+		return len(l.Partitions) == 1 && l.Partitions[0].InFlight == 1 && !l.Partitions[0].Deaf
+	})
 	h.put(func(p *control.Placement) { p.Epoch = 1 })
 	h.put(func(p *control.Placement) { p.Epoch, p.Phase, p.Target = 2, control.Prepare, e.new.Name })
 	h.put(func(p *control.Placement) { p.Phase, p.DrainDeadlineMS = control.Drain, 30_000 })
