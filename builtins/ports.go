@@ -206,8 +206,64 @@ type SwitchReport struct {
 	// ControlMS is the time from the order to drain to the decision.
 	ControlMS float64  `json:"control_ms"`
 	Instances []string `json:"instances"`
-	Repeats   []string `json:"repeats,omitempty"` // ranges that may have been handled twice
+	Repeats   []string `json:"repeats"` // ranges that may have been handled twice
 	Attempts  int      `json:"attempts"`
+
+	// PauseP50MS and PauseMaxMS are of Pauses.
+	PauseP50MS float64 `json:"pause_p50_ms"`
+	PauseMaxMS float64 `json:"pause_max_ms"`
+	// Behind are the partitions that went on behind a marker or a hole.
+	Behind []starferry.TopicPartition `json:"behind"`
+	Began  int64                      `json:"began"` // Unix milliseconds
+	Ended  int64                      `json:"ended"`
+	Phases []SwitchPhase              `json:"phases"`
+	// Members took part; Evicted were removed as stragglers.
+	Members []SwitchMember `json:"members"`
+	Evicted []SwitchMember `json:"evicted"`
+	Notes   []string       `json:"notes"`
+	By      string         `json:"by"`
+	Why     string         `json:"why"`
+}
+
+// filled has empty lists for those that are nil, so that scripts find lists.
+func (r SwitchReport) filled() SwitchReport {
+	r.Instances, r.Repeats, r.Behind, r.Notes = filledList(r.Instances), filledList(r.Repeats), filledList(r.Behind), filledList(r.Notes)
+	r.Phases, r.Members, r.Evicted = filledList(r.Phases), filledList(r.Members), filledList(r.Evicted)
+	for i := range r.Evicted {
+		r.Evicted[i].Perhaps = filledList(r.Evicted[i].Perhaps)
+	}
+	for i := range r.Members {
+		r.Members[i].Perhaps = filledList(r.Members[i].Perhaps)
+	}
+	return r
+}
+
+func filledList[T any](l []T) []T {
+	if l == nil {
+		return []T{}
+	}
+	return l
+}
+
+// SwitchPhase is how long a switch was in one phase.
+type SwitchPhase struct {
+	Phase string  `json:"phase"`
+	MS    float64 `json:"ms"`
+	Times int     `json:"times"` // that it was entered
+}
+
+// SwitchMember is an instance and its memberships in a switch.
+type SwitchMember struct {
+	Instance starferry.InstanceID `json:"instance"`
+	Boot     string               `json:"boot"`
+	Host     string               `json:"host"`
+	// The memberships on source and target; empty where it has none.
+	SourceMember     string               `json:"source_member"`
+	SourceGeneration starferry.Generation `json:"source_generation"`
+	TargetMember     string               `json:"target_member"`
+	TargetGeneration starferry.Generation `json:"target_generation"`
+	// Perhaps are ranges that an evicted instance may have handled.
+	Perhaps []string `json:"perhaps"`
 }
 
 // GroupHome is where a group lives.

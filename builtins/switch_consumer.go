@@ -16,7 +16,7 @@ func switchConsumerEntry(p Ports, t typeSet) *scripting.Builtin {
 	s := switchConsumer{p}
 	return &scripting.Builtin{
 		Name: "switch_consumer", Class: scripting.Effect, Rev: 1,
-		Returns: "struct(group, source, target, epoch, cut, seeds, exact, exact_partitions, partitions, changed, pauses_ms, control_ms, instances, repeats, attempts)",
+		Returns: "struct(group, source, target, epoch, cut, seeds, exact, exact_partitions, partitions, changed, pauses_ms, control_ms, instances, repeats, attempts, pause_p50_ms, pause_max_ms, behind, began, ended, phases, members, evicted, notes, by, why)",
 		Doc:     "Moves a consumer group to another cluster, to exactly the same place, while it is running. Before the decision every failure leaves it where it was.",
 		Example: `report = switch_consumer("billing", source = old, target = new, link = m.out.copy.link)`,
 		Params: []scripting.Param{
@@ -43,7 +43,8 @@ func (s switchConsumer) plan(ctx context.Context, c scripting.Call) (scripting.P
 	if err != nil {
 		return scripting.Prediction{}, fmt.Errorf("find home of group %s: %w", g, err)
 	}
-	result := unknownFields("epoch", "cut", "seeds", "exact", "exact_partitions", "partitions", "changed", "pauses_ms", "control_ms", "instances", "repeats", "attempts")
+	result := unknownFields("epoch", "cut", "seeds", "exact", "exact_partitions", "partitions", "changed", "pauses_ms", "control_ms", "instances", "repeats", "attempts",
+		"pause_p50_ms", "pause_max_ms", "behind", "began", "ended", "phases", "members", "evicted", "notes", "by", "why")
 	result["group"], result["source"], result["target"] = g, typedCluster(source), typedCluster(target)
 	pred := scripting.Prediction{Result: result, AtMost: c.Args.Duration("within")}
 	switch {
@@ -99,6 +100,7 @@ func (s switchConsumer) run(ctx context.Context, c scripting.Call) (any, error) 
 // place is committed on the target and read back, so a report of which all
 // places are lost is none of an inexact switch.
 func (s switchConsumer) result(r SwitchReport, changed bool) (any, error) {
+	r = r.filled()
 	exact := true
 	for tp := range r.Cut {
 		_, seeded := r.Seeds[tp]

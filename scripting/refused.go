@@ -3,7 +3,9 @@ package scripting
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
+	"unicode/utf8"
 )
 
 // Row is one reason of a refusal.
@@ -47,74 +49,95 @@ func (e *RefusedError) Headline() string {
 	return s
 }
 
-// Error is the refusal as a table. What all rows have in common stands below it.
+// Error is the refusal as a table. Where rows are too long for columns, those
+// with the same reason stand together above it.
 func (e *RefusedError) Error() string {
 	var b strings.Builder
 	writeWrapped(&b, "", fmt.Sprintf("%s: expected %s", e.Op, e.Expected))
-	why, do := e.common(func(r Row) string { return r.Why }), e.common(func(r Row) string { return r.Do })
-	if len(e.Rows) > 0 {
-		headings, subject := []string{"found", "what"}, e.has(func(r Row) string { return r.Subject })
-		if !subject {
-			headings = []string{"found"}
+	groups, told := e.groups(), false
+	for _, g := range groups {
+		headings, rows := []string{"found", "what"}, [][]string{}
+		if len(groups) == 1 && wide(g) {
+			headings = append(headings, "why", "what to do")
 		}
-		if why == "" {
-			headings = append(headings, "why")
+		for _, r := range g {
+			rows = append(rows, []string{r.Subject, r.What, r.Why, r.Do}[:len(headings)])
 		}
-		if do == "" && e.has(func(r Row) string { return r.Do }) {
-			headings = append(headings, "what to do")
+		b.WriteString("\n" + Table(refusedWidth, trimmed(headings, rows), trimmedRows(rows)))
+		if len(headings) == 2 {
+			writeWrapped(&b, "  why   ", g[0].Why)
+			writeWrapped(&b, "  do    ", g[0].Do)
 		}
-		var rows [][]string
-		for _, r := range e.Rows[:min(len(e.Rows), shownRows)] {
-			row := []string{r.Subject, r.What}
-			if !subject {
-				row = row[1:]
-			}
-			if why == "" {
-				row = append(row, r.Why)
-			}
-			if len(headings) > len(row) {
-				row = append(row, r.Do)
-			}
-			rows = append(rows, row)
-		}
-		b.WriteString("\n" + Table(refusedWidth, headings, rows))
-		if n := len(e.Rows) - shownRows; n > 0 {
-			fmt.Fprintf(&b, "\nand %d more; --json has them all", n)
-		}
+		told = told || g[0].Do != ""
 	}
-	writeWrapped(&b, "why   ", why)
+	if n := len(e.Rows) - shownRows; n > 0 {
+		fmt.Fprintf(&b, "\nand %d more; --json has them all", n)
+	}
 	writeWrapped(&b, "now   ", e.Stands)
-	if do == "" {
-		do = e.Do
+	if !told {
+		writeWrapped(&b, "do    ", e.Do)
 	}
-	writeWrapped(&b, "do    ", do)
 	return b.String()
+}
+
+// groups are the rows that are shown: all in one if they fit into columns and
+// differ in their reasons, else by reason, in the order of their first rows.
+func (e *RefusedError) groups() [][]Row {
+	shown := e.Rows[:min(len(e.Rows), shownRows)]
+	if wide(shown) {
+		return [][]Row{shown}
+	}
+	var groups [][]Row
+	at := map[[2]string]int{}
+	for _, r := range shown {
+		reason := [2]string{r.Why, r.Do}
+		if _, ok := at[reason]; !ok {
+			at[reason] = len(groups)
+			groups = append(groups, nil)
+		}
+		groups[at[reason]] = append(groups[at[reason]], r)
+	}
+	return groups
+}
+
+// wide reports whether rows with different reasons fit into columns as they are.
+func wide(rows []Row) bool {
+	same := true
+	var widths [4]int
+	for _, r := range rows {
+		same = same && r.Why == rows[0].Why && r.Do == rows[0].Do
+		for i, cell := range []string{r.Subject, r.What, r.Why, r.Do} {
+			widths[i] = max(widths[i], utf8.RuneCountInString(cell))
+		}
+	}
+	return !same && widths[0]+widths[1]+widths[2]+widths[3]+3*gap <= refusedWidth
+}
+
+// trimmed leaves the first column out if no row has anything in it.
+func trimmed(headings []string, rows [][]string) []string {
+	if subjectless(rows) {
+		return append([]string{headings[0]}, headings[2:]...)
+	}
+	return headings
+}
+
+func trimmedRows(rows [][]string) [][]string {
+	if !subjectless(rows) {
+		return rows
+	}
+	out := make([][]string, len(rows))
+	for i, r := range rows {
+		out[i] = r[1:]
+	}
+	return out
+}
+
+func subjectless(rows [][]string) bool {
+	return !slices.ContainsFunc(rows, func(r []string) bool { return r[0] != "" })
 }
 
 // Unwrap returns what the refusal stems from.
 func (e *RefusedError) Unwrap() error { return e.Err }
-
-// common is what a column says in every row; empty if the rows differ.
-func (e *RefusedError) common(of func(Row) string) string {
-	for _, r := range e.Rows {
-		if of(r) != of(e.Rows[0]) {
-			return ""
-		}
-	}
-	if len(e.Rows) == 0 {
-		return ""
-	}
-	return of(e.Rows[0])
-}
-
-func (e *RefusedError) has(of func(Row) string) bool {
-	for _, r := range e.Rows {
-		if of(r) != "" {
-			return true
-		}
-	}
-	return false
-}
 
 func writeWrapped(b *strings.Builder, head, text string) {
 	if text == "" {

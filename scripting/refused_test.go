@@ -38,6 +38,8 @@ func TestARefusalIsATable(t *testing.T) {
 	rows[1].Why, rows[1].Do = "frozen", "wake it"
 	text = refusal(rows...).Error()
 	requireNarrow(t, indent(text))
+	require.Equal(t, 2, strings.Count(text, "  why "), text)
+	text = refusal(Row{"orders/1", "at 7", "deleted", "read on"}, Row{"orders/2", "at 8", "unknown", "set it"}).Error()
 	require.Contains(t, text, "WHAT TO DO")
 }
 

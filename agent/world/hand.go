@@ -2,6 +2,7 @@ package world
 
 import (
 	"context"
+	"fmt"
 
 	"github.com/starferry/starferry"
 	"github.com/starferry/starferry/builtins"
@@ -24,10 +25,43 @@ func (h *Hand) Switch(ctx context.Context, r builtins.SwitchRequest) (builtins.S
 	if err != nil {
 		return builtins.SwitchReport{}, refused(err)
 	}
-	return builtins.SwitchReport{
+	return switchReport(rep), nil
+}
+
+// switchReport is a report as scripts see it.
+func switchReport(rep switchover.Report) builtins.SwitchReport {
+	out := builtins.SwitchReport{
 		Group: rep.Group, Source: rep.Source, Target: rep.Target, Epoch: rep.Epoch, Cut: rep.Cut, Seeds: rep.Seeds,
 		Exact: rep.Exact, Pauses: rep.Pauses, ControlMS: rep.ControlMS, Instances: rep.Instances, Repeats: rep.Repeats, Attempts: rep.Attempts,
-	}, nil
+		Behind: rep.Behind, Began: rep.Began, Ended: rep.Ended, Notes: rep.Notes, By: rep.By, Why: rep.Why,
+	}
+	out.PauseP50MS, out.PauseMaxMS = fleet.Pauses(rep.Pauses)
+	for _, p := range rep.Phases {
+		out.Phases = append(out.Phases, builtins.SwitchPhase(p))
+	}
+	for _, p := range rep.Members {
+		m := builtins.SwitchMember{Instance: p.Instance, Boot: p.Boot, Host: p.Host}
+		if p.Old != nil {
+			m.SourceMember, m.SourceGeneration = p.Old.Member, p.Old.Generation
+		}
+		if p.New != nil {
+			m.TargetMember, m.TargetGeneration = p.New.Member, p.New.Generation
+		}
+		out.Members = append(out.Members, m)
+	}
+	for _, e := range rep.Evicted {
+		m := builtins.SwitchMember{Instance: e.Instance, Host: e.Host}
+		if e.Cluster == rep.Source {
+			m.SourceMember = e.Member
+		} else {
+			m.TargetMember = e.Member
+		}
+		for _, x := range e.Perhaps {
+			m.Perhaps = append(m.Perhaps, fmt.Sprintf("%s [%d, %d)", x.Partition, x.Range.From, x.Range.To))
+		}
+		out.Evicted = append(out.Evicted, m)
+	}
+	return out
 }
 
 // Home implements builtins.Hand.

@@ -1,6 +1,7 @@
 package fleet
 
 import (
+	"slices"
 	"time"
 
 	"github.com/starferry/starferry"
@@ -28,9 +29,29 @@ type Progress struct {
 // teller turns what the driver says into Progress: it knows since when each
 // thing is waited for, and repeats the last word.
 type teller struct {
-	last  Progress
-	since map[waitedFor]int64
-	told  int64
+	last   Progress
+	since  map[waitedFor]int64
+	told   int64
+	phases []switchover.PhaseTime
+	at     time.Time // when the present phase began
+}
+
+// enter notes a phase at a time; "" ends the last one.
+func (t *teller) enter(now time.Time, phase string) {
+	if n := len(t.phases); n > 0 && phase != t.last.Phase {
+		i := slices.IndexFunc(t.phases, func(p switchover.PhaseTime) bool { return p.Phase == t.last.Phase })
+		t.phases[i].MS += float64(now.Sub(t.at).Microseconds()) / 1000
+	}
+	if phase == "" || phase == t.last.Phase {
+		return
+	}
+	t.at = now
+	i := slices.IndexFunc(t.phases, func(p switchover.PhaseTime) bool { return p.Phase == phase })
+	if i < 0 {
+		t.phases = append(t.phases, switchover.PhaseTime{Phase: phase})
+		i = len(t.phases) - 1
+	}
+	t.phases[i].Times++
 }
 
 type waitedFor struct {
@@ -41,7 +62,9 @@ type waitedFor struct {
 }
 
 // hear takes in what the driver says.
-func (t *teller) hear(now int64, s switchover.Say) Progress {
+func (t *teller) hear(at time.Time, s switchover.Say) Progress {
+	t.enter(at, s.Phase)
+	now := at.UnixMilli()
 	p := Progress{Phase: s.Phase, Waits: s.Waits, More: s.More, Began: s.Began, Since: s.Since, At: now}
 	since := map[waitedFor]int64{}
 	for _, w := range s.Rows {

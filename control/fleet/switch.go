@@ -71,16 +71,20 @@ func (f *Fleet) Switch(ctx context.Context, o SwitchOrder) (switchover.Report, e
 		return switchover.Report{}, fmt.Errorf("switch %s: %w", o.Group, err)
 	}
 	report, err := s.loop(ctx)
-	event.When, event.Data = f.c.Now().UnixMilli(), nil
+	event.When = f.c.Now().UnixMilli()
+	var failure switchover.Failure
+	if errors.As(err, &failure) {
+		event.Data, _ = json.Marshal(tell(s.o, report, &failure)) // plain data: it cannot fail
+	} else {
+		event.Data, _ = json.Marshal(tell(s.o, report, nil))
+	}
 	if err != nil {
-		event.What, event.Detail = "switch failed", err.Error()
+		event.What, event.Detail, report = "switch failed", err.Error(), switchover.Report{}
 	} else {
 		event.What, event.Detail = "switched", fmt.Sprintf("from %s to %s, epoch %d, %d instances", o.Source, o.Target, report.Epoch, len(report.Instances))
-		event.Data, _ = json.Marshal(report) // plain data: it cannot fail
 	}
 	late, cancel := context.WithTimeout(context.WithoutCancel(ctx), readTimeout)
 	defer cancel()
-	var failure switchover.Failure
 	switch {
 	case err == nil && o.Fence:
 		if ferr := f.fenceOff(late, s.o); ferr != nil {
@@ -195,6 +199,7 @@ func (s *run) loop(asked context.Context) (switchover.Report, error) {
 	s.pending.Go(func() { s.watch(ctx, leases) })
 	defer func() { cancel(); s.pending.Wait() }()
 
+	began := s.f.c.Now()
 	ticker := time.NewTicker(tick)
 	defer ticker.Stop()
 	gone := asked.Done()
@@ -231,9 +236,12 @@ func (s *run) loop(asked context.Context) (switchover.Report, error) {
 			return switchover.Report{}, s.stuck(errors.New("NATS does not answer"))
 		}
 	}
+	now := s.f.c.Now()
+	s.teller.enter(now, "")
 	if s.failure != nil {
-		return switchover.Report{}, *s.failure
+		return switchover.Report{Began: began.UnixMilli(), Ended: now.UnixMilli(), Phases: s.teller.phases}, *s.failure
 	}
+	s.report.Began, s.report.Ended, s.report.Phases = began.UnixMilli(), now.UnixMilli(), s.teller.phases
 	s.report.ControlMS = float64(s.control.Microseconds()) / 1000
 	return *s.report, nil
 }
@@ -300,7 +308,7 @@ func (s *run) obey(ctx context.Context, o switchover.Order) {
 		if s.o.Progress != nil {
 			s.o.Progress(o.Phase, o.Waits)
 		}
-		if p := s.teller.hear(s.f.c.Now().UnixMilli(), o); s.o.Watch != nil {
+		if p := s.teller.hear(s.f.c.Now(), o); s.o.Watch != nil {
 			s.o.Watch(p)
 		}
 	case switchover.EvictMembers:

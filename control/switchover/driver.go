@@ -61,6 +61,7 @@ type Driver struct {
 	decidedAt int64
 	attempts  int
 	exact     int
+	behind    []starferry.TopicPartition
 	own       starferry.Epoch // of the switch that this request has opened; 0: none
 	recalled  bool            // a lost cut has been looked for in vain
 	notes     []string        // for the report

@@ -208,7 +208,7 @@ func (d *Driver) drained(f *Answers, cut starferry.Cut) {
 		d.again(waits...)
 		return
 	}
-	d.exact = exactOf(f.Translate)
+	d.exact, d.behind = exactOf(f.Translate), behindOf(f.Translate)
 	d.write(d.ordered(control.Seed, actor, cut, f.Translate.Cut))
 }
 

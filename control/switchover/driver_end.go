@@ -1,6 +1,7 @@
 package switchover
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 
@@ -173,7 +174,7 @@ func (d *Driver) recall() bool {
 		d.again(thing("the places of the cut to be told again"))
 		return false
 	}
-	d.p.Seeds, d.exact = f.Translate.Cut, exactOf(f.Translate)
+	d.p.Seeds, d.exact, d.behind = f.Translate.Cut, exactOf(f.Translate), behindOf(f.Translate)
 	return true
 }
 
@@ -187,6 +188,34 @@ func (f Found) moved(e starferry.Epoch, to starferry.ClusterName) starferry.Cut 
 	}
 	cut, _ := f.places(at)
 	return cut
+}
+
+// participants are the instances that are alive, by name.
+func (d *Driver) participants() []Participant {
+	var all []Participant
+	for _, l := range d.leases {
+		p := Participant{Instance: l.Instance, Boot: l.Boot, Library: l.Library, Host: l.Host}
+		for c, to := range map[starferry.ClusterName]**Membership{d.req.Source: &p.Old, d.req.Target: &p.New} {
+			if m := membership(&l, c); m != nil {
+				*to = &Membership{m.Member, m.Generation, len(m.Partitions)}
+			}
+		}
+		all = append(all, p)
+	}
+	slices.SortFunc(all, func(a, b Participant) int { return cmp.Compare(a.Instance, b.Instance) })
+	return all
+}
+
+// behindOf lists the partitions whose next record is not copied itself.
+func behindOf(t *starferry.Translation) []starferry.TopicPartition {
+	var behind []starferry.TopicPartition
+	for tp, a := range t.Answers {
+		if a.Status != starferry.Exact {
+			behind = append(behind, tp)
+		}
+	}
+	slices.SortFunc(behind, starferry.TopicPartition.Compare)
+	return behind
 }
 
 // exactOf counts the partitions whose next record is copied itself.
@@ -214,7 +243,8 @@ func (d *Driver) firsts() map[starferry.TopicPartition]control.Pause {
 
 func (d *Driver) finish(notes ...string) {
 	r := Report{Group: d.req.Group, Source: d.req.Source, Target: d.req.Target, Epoch: d.p.Epoch, Cut: d.p.Cut, Seeds: d.p.Seeds,
-		Exact: d.exact, Pauses: map[starferry.TopicPartition]float64{}, Notes: append(notes, d.notes...), Attempts: d.attempts, Evicted: d.evicted}
+		Exact: d.exact, Pauses: map[starferry.TopicPartition]float64{}, Notes: append(notes, d.notes...), Attempts: d.attempts, Evicted: d.evicted,
+		Behind: d.behind, Members: d.participants(), By: d.req.By, Why: d.req.Why, Token: d.req.Token}
 	for _, e := range d.evicted {
 		for _, x := range e.Perhaps {
 			r.Repeats = append(r.Repeats, repeatText(x))
@@ -298,7 +328,11 @@ func (d *Driver) undo() {
 	}
 	// A read proves the absence of the decision only if it was begun when all
 	// stood in a later generation already.
-	f := d.facts(Ask{Commits: []starferry.ClusterName{d.p.Active}, settled: len(waits) == 0})
+	ask := Ask{Commits: []starferry.ClusterName{d.p.Active}, settled: len(waits) == 0}
+	if d.req.OnStraggler == Evict {
+		ask.Describe = ask.Commits // the new generation may wait for one
+	}
+	f := d.facts(ask)
 	switch {
 	case f == nil:
 	case d.decided(f):
@@ -306,6 +340,7 @@ func (d *Driver) undo() {
 	case f.settled:
 		d.undone("everyone is back at work there")
 	default:
+		d.evict(nil, f)
 		d.again(waits...)
 	}
 }

@@ -212,6 +212,41 @@ type Report struct {
 	Notes     []string  // what people should look at
 	// Attempts counts the orders to drain: 0 means that nothing was to be done.
 	Attempts int
+	// Behind are the partitions whose next record was not copied itself: they
+	// went on behind a marker, or behind what was filtered or cleaned away.
+	Behind  []starferry.TopicPartition
+	Members []Participant // who took part, by instance
+	// Began and Ended are Unix milliseconds. Phases is how long each took; both
+	// are of whoever carries out the orders.
+	Began, Ended int64
+	Phases       []PhaseTime
+	By, Why      string
+	Token        string
+}
+
+// PhaseTime is how long a switch was in one phase.
+type PhaseTime struct {
+	Phase string  `json:"phase"`
+	MS    float64 `json:"ms"`
+	Times int     `json:"times"` // that it was entered
+}
+
+// Participant is an instance that took part in a switch.
+type Participant struct {
+	Instance starferry.InstanceID `json:"instance"`
+	Boot     string               `json:"boot"`
+	Library  string               `json:"library,omitempty"`
+	Host     string               `json:"host,omitempty"`
+	// Old and New are its memberships; nil where it has none any more.
+	Old *Membership `json:"old,omitempty"`
+	New *Membership `json:"new,omitempty"`
+}
+
+// Membership is a membership as a report names it.
+type Membership struct {
+	Member     string               `json:"member"`
+	Generation starferry.Generation `json:"generation"`
+	Partitions int                  `json:"partitions"`
 }
 
 // Failure says why a switch was not made, in the four parts an operator needs.

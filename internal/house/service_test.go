@@ -110,11 +110,16 @@ func (s *service) open(c consumer.Config) *consumer.Consumer {
 
 // process starts an instance that can be killed.
 func (s *service) process(name string) *process.Process {
+	return s.patientProcess(name, sessionTimeout)
+}
+
+// patientProcess is one whose coordinator waits for signs of life for so long.
+func (s *service) patientProcess(name string, session time.Duration) *process.Process {
 	s.h.t.Helper()
 	file := filepath.Join(s.h.dir, name+".handled")
 	s.apart = append(s.apart, name)
 	o, err := json.Marshal(chaos.ServiceOptions{Group: s.group, Topics: s.topics, Clusters: []starferry.Cluster{s.h.old, s.h.new},
-		NATS: s.h.cfg.NATS.Address(), Instance: starferry.InstanceID(name), Out: file, Session: sessionTimeout})
+		NATS: s.h.cfg.NATS.Address(), Instance: starferry.InstanceID(name), Out: file, Session: session})
 	require.NoError(s.h.t, err)
 	return s.h.start(name, nil, roleVariable+"="+roleService, serviceVariable+"="+string(o))
 }

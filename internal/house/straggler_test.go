@@ -1,0 +1,70 @@
+package house
+
+import (
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/starferry/starferry/control"
+	"github.com/starferry/starferry/internal/process"
+)
+
+// frozenInDrain is a group of two of which one is frozen with the order to
+// drain, under a session timeout that would let it block the group for long.
+func frozenInDrain(h *house, session time.Duration, options string) (s *service, frozen *process.Process, before []string, run <-chan said) {
+	s = h.service(1, 4)
+	s.traffic()
+	s.instance("i1")
+	frozen = s.patientProcess("i2", session)
+	s.members(2)
+	s.consumesOn(h.old)
+	require.Eventually(h.t, func() bool { return s.handledBy("i2") > 20 }, patience, poll)
+	seen := h.phases(s.group)
+	release := s.hold()
+	defer release()
+	text := strings.Replace(switching(s, "frozen-"+h.id, s.topics[0]), "link = m.out.copy)", "link = m.out.copy"+options+")", 1)
+	run = h.inBackground("run", h.script("frozen.star", text))
+	h.await(seen, control.Drain, run)
+	require.NoError(h.t, frozen.Signal(syscall.SIGSTOP))
+	return s, frozen, s.by("i2"), run
+}
+
+// An instance is frozen in the drain. The switch removes it and goes on; when it
+// wakes up it hands out nothing of what others have taken over.
+func TestAFrozenInstanceIsEvicted(t *testing.T) {
+	t.Parallel()
+	h := build(t, "")
+	h.agent()
+	h.shards(2)
+	s, frozen, before, run := frozenInDrain(h, 45*time.Second, `, on_straggler = "evict"`)
+	h.says(<-run, 0, "is finished")
+	s.consumesOn(h.new)
+	require.NoError(t, frozen.Signal(syscall.SIGCONT))
+	count := s.handledBy("i2")
+	require.Eventually(t, func() bool { return s.handledBy("i2") > count+20 }, patience, poll, "the instance that woke up gets nothing to do")
+	for _, v := range s.complete() {
+		require.Contains(t, before, v, "%s came twice, and the frozen instance had not handled it before it froze", v)
+	}
+}
+
+// Without that wish the switch is undone, and the refusal names the instance.
+func TestAFrozenInstanceAbortsTheSwitch(t *testing.T) {
+	t.Parallel()
+	h := build(t, "")
+	h.agent()
+	h.shards(2)
+	s, frozen, before, run := frozenInDrain(h, 15*time.Second, "")
+	ended := <-run
+	require.NoError(t, frozen.Signal(syscall.SIGCONT))
+	require.NotZero(t, ended.exit)
+	for _, words := range []string{"i2", "without a lease", "lives on " + string(h.old.Name), `on_straggler="evict"`} {
+		require.Contains(t, strings.Join(strings.Fields(ended.err), " "), words)
+	}
+	s.consumesOn(h.old)
+	for _, v := range s.complete() {
+		require.Contains(t, before, v)
+	}
+}
