@@ -13,6 +13,7 @@
 #   TRIALS       trials of `make chaos`                 (default 200)
 #   SOAKFOR      how long `make soak` lasts             (default 20m)
 #   COPYFOR      how long `make chaos` copies           (default 30m)
+#   SEARCHFOR    how long `make search` lasts           (default 10m)
 #   CHAOSFLAGS   flags for the chaos harness, such as -seed 7 or -keep
 #   VERSION      what `starferry version` says          (default: from git)
 
@@ -31,6 +32,7 @@ RECORDS     ?= 1000000
 TRIALS      ?= 200
 COPYFOR     ?= 30m
 SOAKFOR     ?= 20m
+SEARCHFOR   ?= 10m
 CHAOSFLAGS  ?=
 VERSION     ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 STATICCHECK ?= honnef.co/go/tools/cmd/staticcheck@v0.8.2
@@ -111,6 +113,10 @@ chaos-short: chaos-build ## faults during switches and around the copy, and plan
 chaos: chaos-build ## the same for longer (TRIALS=200 switches, COPYFOR=30m of copying); with real brokers: CHAOSFLAGS='-kafka 4.3.1'
 	bin/chaos -trials $(TRIALS) $(CHAOSFLAGS)
 	bin/chaos copy -for $(COPYFOR) $(CHAOSFLAGS)
+
+.PHONY: search
+search: ## go through all interleavings of a small group's switch, with faults, for SEARCHFOR=10m; at most 6 GB
+	GOMEMLIMIT=5500MiB go test -count=1 -v -timeout 0 -run 'TestTheSmallSearch|TestTheLargeSearch|TestEachPlanted' ./control/switchover -search-for $(SEARCHFOR)
 
 .PHONY: soak
 soak: chaos-build ## as many small batches as go through for SOAKFOR=20m, ids renewed every second: memory, files and disk must be flat

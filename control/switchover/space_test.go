@@ -1,0 +1,213 @@
+package switchover
+
+import (
+	"errors"
+	"flag"
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+)
+
+var searchFor = flag.Duration("search-for", 0, "how long the large exhaustive search may take; 0: only the small one")
+
+// hunt is one search: where it begins, and what may go wrong.
+type hunt struct {
+	start  string // see prelude
+	parts  int
+	faults uint8
+	kinds  []string
+	bug    bug
+	fine   bool
+}
+
+func (h hunt) String() string {
+	what := "no fault"
+	if h.faults > 0 {
+		what = fmt.Sprintf("%d of {%s}", h.faults, strings.Join(h.kinds, ", "))
+	}
+	if h.fine {
+		what += ", every answer may be late"
+	}
+	return fmt.Sprintf("%s, 2 instances × %d, %s", h.start, h.parts, what)
+}
+
+// run searches.
+func (h hunt) run(t *testing.T, lim limits) result {
+	t.Helper()
+	sp := newSpace()
+	sp.parts, sp.maxFaults, sp.fine = h.parts, h.faults, h.fine
+	for _, k := range h.kinds {
+		require.Contains(t, allFaults, k)
+		sp.kinds[k] = true
+	}
+	s, err := sp.prelude(h.start)
+	require.NoError(t, err)
+	sp.bug = h.bug
+	w, was := sp.unpack(&s), sp.unpack(&s)
+	w.rest.Saved = false
+	return sp.search([]spot{w.pack(&was)}, lim)
+}
+
+// prelude is the state in which a search begins: "forward" a group at work on
+// the old cluster, "back" one that has just moved and still has its standby,
+// "settled" one that has left the old cluster, where its group is fenced; each
+// with an agent that has just been asked for the switch. A phase after it begins
+// where that has been ordered.
+func (sp *space) prelude(start string) (spot, error) {
+	kind, phase, _ := strings.Cut(start, " ")
+	planted, faults := sp.bug, sp.maxFaults
+	sp.bug, sp.maxFaults = "", 0
+	defer func() { sp.bug, sp.maxFaults = planted, faults }()
+	w := sp.start()
+	w.rest.Records, w.rest.Copied = 1, true
+	s, ok := sp.fairly(w.pack(&scene{sp: sp}), (*scene).consumed)
+	if !ok {
+		return s, errors.New("the group does not begin to consume")
+	}
+	s = sp.asked(s, false)
+	if kind != "forward" {
+		if s, ok = sp.fairly(s, (*scene).consumed); !ok || sp.unpack(&s).rest.Home != newSide {
+			return s, errors.New("the group does not move")
+		}
+		if kind == "settled" {
+			w, was := sp.unpack(&s), sp.unpack(&s)
+			w.rest.Fence = true
+			w.settle()
+			fenced := func(w *scene) bool { return w.grp[oldSide].Fenced }
+			if s, ok = sp.fairly(w.pack(&was), fenced); !ok {
+				return s, errors.New("the emptied group is not fenced")
+			}
+		}
+		s = sp.asked(s, true)
+	}
+	if phase != "" {
+		s, ok = sp.fairly(s, func(w *scene) bool {
+			p := w.sp.stores.vals[w.kv].P
+			return p != nil && string(p.Phase) == phase
+		})
+		if !ok {
+			return s, fmt.Errorf("it does not come to %s", phase)
+		}
+	}
+	return s, nil
+}
+
+// asked adds a record to each partition and an agent with a request.
+func (sp *space) asked(s spot, back bool) spot {
+	w, was := sp.unpack(&s), sp.unpack(&s)
+	w.rest.Records, w.rest.Copied = w.rest.Records+1, back
+	w.hire(sp.order(back))
+	return w.pack(&was)
+}
+
+// TestTheSmallSearchIsComplete goes through every interleaving of a switch of
+// two instances, with each single fault whose states are few enough.
+//
+// Guarantee 3: A switch loses nothing
+func TestTheSmallSearchIsComplete(t *testing.T) {
+	small := []string{losses, delays, takeovers, natsless, rivals}
+	states := 0
+	for _, start := range []string{"forward", "back", "settled"} {
+		for _, h := range append(each(hunt{start: start, parts: 1, faults: 1}, small), hunt{start: start, parts: 2}) {
+			r := h.run(t, limits{live: true})
+			t.Logf("%s: %s", h, r)
+			require.Empty(t, r.wrong, "%s\n%s", h, story(r.trace))
+			require.True(t, r.complete)
+			states += r.states
+		}
+	}
+	t.Logf("%d states", states)
+}
+
+// each makes one search of each kind of fault.
+func each(h hunt, kinds []string) []hunt {
+	var all []hunt
+	for _, k := range kinds {
+		h.kinds = []string{k}
+		all = append(all, h)
+	}
+	return all
+}
+
+// pairs makes one search of each pair of kinds, the same twice among them.
+func pairs(h hunt, kinds []string) []hunt {
+	var all []hunt
+	h.faults = 2
+	for i, k := range kinds {
+		for _, l := range kinds[i:] {
+			h.kinds = slices.Compact([]string{k, l})
+			all = append(all, h)
+		}
+	}
+	return all
+}
+
+// TestTheLargeSearch searches for as long as -search-for says, the smaller
+// questions first. None may take more than an eighth of the time.
+func TestTheLargeSearch(t *testing.T) {
+	var all []hunt
+	for _, start := range []string{"back", "settled", "forward"} {
+		all = append(all, each(hunt{start: start, parts: 1, faults: 1}, allFaults)...)
+	}
+	all = append(all, hunt{start: "back", parts: 1, fine: true})
+	for _, start := range []string{"back", "settled", "forward"} {
+		all = append(all, each(hunt{start: start, parts: 2, faults: 1}, allFaults)...)
+	}
+	for _, start := range []string{"back", "forward decide", "forward"} {
+		all = append(all, pairs(hunt{start: start, parts: 1}, allFaults)...)
+	}
+	for _, start := range []string{"back", "forward"} {
+		all = append(all, pairs(hunt{start: start, parts: 2}, allFaults)...)
+	}
+	long := *searchFor
+	if long == 0 { // the shortest of it
+		all, long = each(hunt{start: "back", parts: 1, faults: 1}, []string{takeovers}), time.Minute
+	}
+	end := time.Now().Add(long)
+	states, edges, complete, begun := 0, 0, 0, 0
+	for _, h := range all {
+		if time.Now().After(end) {
+			break
+		}
+		until := time.Now().Add(long / 8)
+		if until.After(end) {
+			until = end
+		}
+		r := h.run(t, limits{live: true, until: until, memory: 4 << 30})
+		t.Logf("%s: %s", h, r)
+		require.Empty(t, r.wrong, "%s\n%s", h, story(r.trace))
+		states, edges, begun = states+r.states, edges+r.edges, begun+1
+		if r.complete {
+			complete++
+		}
+	}
+	t.Logf("%d states, %d transitions; of %d searches %d were begun and %d completed", states, edges, len(all), begun, complete)
+}
+
+// TestEachPlantedBugIsFound switches one rule off at a time. What is found is
+// the shortest way there.
+func TestEachPlantedBugIsFound(t *testing.T) {
+	for _, c := range []struct {
+		hunt
+		finds string
+	}{
+		{hunt{start: "forward", parts: 1, faults: 1, kinds: []string{lateness}, bug: bugNoReadBack}, "no way forward or back"},
+		{hunt{start: "forward", parts: 1, bug: bugEarlyTranslation}, "handed out before"},
+		{hunt{start: "forward", parts: 1, bug: bugUntranslated}, "nobody was handed"},
+		{hunt{start: "forward decide", parts: 1, faults: 1, kinds: []string{crashes}, bug: bugBelieveKV}, "erases the decision"},
+		{hunt{start: "forward seed", parts: 1, faults: 1, kinds: []string{rebalances}, bug: bugSeededAlone}, "no way forward or back"},
+		{hunt{start: "forward", parts: 1, faults: 1, kinds: []string{deadlines}, bug: bugResumeAtOnce}, "erases the decision"},
+		{hunt{start: "forward", parts: 1, faults: 1, kinds: []string{freezes}, bug: bugHandOutLate}, "handed out before"},
+		{hunt{start: "forward", parts: 1, faults: 1, kinds: []string{delays}, bug: bugUnanswered}, "erases the decision"},
+	} {
+		t.Run(strings.ReplaceAll(string(c.bug), " ", "-"), func(t *testing.T) {
+			r := c.run(t, limits{live: true, states: 500_000})
+			t.Logf("%s: %s\n%s%s", c.hunt, r, story(r.trace), r.wrong)
+			require.Contains(t, r.wrong, c.finds)
+		})
+	}
+}
