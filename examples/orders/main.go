@@ -3,84 +3,92 @@
 // "nanos topic partition offset key value", where nanos is the time of writing in
 // Unix nanoseconds. Run it as often as you like with the same group; a
 // termination signal closes it gracefully.
+//
+// It names its group and topics. Which cluster they live on it is told by rules,
+// or by the group's own commits; see docs/consumer.md.
 package main
 
 import (
 	"context"
-	"flag"
+	"errors"
 	"fmt"
-	"log/slog"
+	"net"
 	"os"
 	"os/signal"
-	"strings"
 	"syscall"
 	"time"
 
 	"github.com/nats-io/nats.go"
 
-	"github.com/starferry/starferry"
 	"github.com/starferry/starferry/control/consumer"
 )
 
 func main() {
-	if err := run(); err != nil {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	if err := run(ctx, os.Args[1:]); err != nil {
 		fmt.Fprintln(os.Stderr, "orders:", err)
 		os.Exit(1)
 	}
 }
 
-func run() error {
-	cfg := consumer.Config{Logger: slog.New(slog.NewTextHandler(os.Stderr, nil))}
-	flag.StringVar((*string)(&cfg.Group), "group", "orders", "consumer group")
-	flag.StringVar((*string)(&cfg.Instance), "instance", os.Getenv("INSTANCE"), "name of this process (default: random)")
-	flag.StringVar((*string)(&cfg.Home), "home", os.Getenv("HOME_CLUSTER"), "cluster of a group that has never moved (default: the first)")
-	flag.StringVar((*string)(&cfg.Start), "start", "earliest", "where a partition without a commit begins: earliest, latest, or empty to refuse")
-	flag.DurationVar(&cfg.SessionTimeout, "session", 10*time.Second, "session timeout of the group membership")
-	clusters := flag.String("clusters", os.Getenv("CLUSTERS"), "name=host:port[+host:port],name=…")
-	topics := flag.String("topics", "orders", "topics, separated by commas")
-	address := flag.String("nats", os.Getenv("NATS_URL"), "NATS server; empty: without")
-	work := flag.Duration("work", 0, "time a record takes")
-	out := flag.String("out", "/dev/stdout", "file to append lines to")
-	flag.Parse()
-
-	for _, t := range strings.Split(*topics, ",") {
-		cfg.Topics = append(cfg.Topics, starferry.Topic(t))
+// run is the service: from here on it works until ctx ends.
+func run(ctx context.Context, args []string) (err error) {
+	o, err := read(args)
+	if err != nil {
+		return err
 	}
-	for _, c := range strings.Split(*clusters, ",") {
-		name, addresses, ok := strings.Cut(c, "=")
-		if !ok {
-			return fmt.Errorf("read -clusters: %q is not name=host:port", c)
-		}
-		cfg.Clusters = append(cfg.Clusters, starferry.Cluster{Name: starferry.ClusterName(name), Brokers: strings.Split(addresses, "+")})
-	}
-	if cfg.Home == "" {
-		cfg.Home = cfg.Clusters[0].Name
-	}
-	if *address != "" { // a service does not wait for NATS
-		nc, err := nats.Connect(*address, nats.RetryOnFailedConnect(true), nats.MaxReconnects(-1), nats.ReconnectWait(250*time.Millisecond))
+	if o.nats != "" { // a service does not wait for NATS
+		nc, err := nats.Connect(o.nats, nats.RetryOnFailedConnect(true), nats.MaxReconnects(-1), nats.ReconnectWait(250*time.Millisecond))
 		if err != nil {
 			return fmt.Errorf("connect to NATS: %w", err)
 		}
 		defer nc.Close()
-		cfg.NATS = nc
+		o.consumer.NATS = nc
 	}
-	lines, err := os.OpenFile(*out, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o644)
+	lines, err := os.OpenFile(o.out, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o644)
 	if err != nil {
-		return err
+		return fmt.Errorf("open file of lines: %w", err)
 	}
 	defer lines.Close()
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
-	c, err := consumer.Open(ctx, cfg, func(_ context.Context, r consumer.Record) error {
-		time.Sleep(*work)
+	c, err := consumer.Open(ctx, o.consumer, func(ctx context.Context, r consumer.Record) error {
+		if err := work(ctx, o.work); err != nil {
+			return err // not handled: it is handed out again
+		}
 		_, err := fmt.Fprintf(lines, "%d %s %d %d %s %s\n", time.Now().UnixNano(), r.Topic, r.Partition, r.Offset, r.Key, r.Value)
 		return err // one write a line, so lines of several partitions do not mix
 	})
 	if err != nil {
 		return err
 	}
+	defer func() { // finish what is in hand, commit, leave
+		closing, cancel := context.WithTimeout(context.WithoutCancel(ctx), o.grace)
+		defer cancel()
+		err = errors.Join(err, c.Close(closing))
+	}()
+	if o.listen != "" {
+		at, err := net.Listen("tcp", o.listen)
+		if err != nil {
+			return fmt.Errorf("listen for probes: %w", err)
+		}
+		return serve(ctx, at, c)
+	}
 	<-ctx.Done()
-	closing, cancel := context.WithTimeout(context.Background(), 20*time.Second)
-	defer cancel()
-	return c.Close(closing)
+	return nil
+}
+
+// work stands for what a service does with a record. It minds its context: a
+// handler that does not holds up rebalances, switches and Close.
+func work(ctx context.Context, d time.Duration) error {
+	if d <= 0 {
+		return nil
+	}
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
 }
