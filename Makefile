@@ -64,6 +64,10 @@ build: ## build bin/starferry, bin/orders and bin/kafkaup
 demo: build ## move a live consumer group there, back and there again, with nothing installed
 	bin/starferry demo $(DEMOFLAGS)
 
+.PHONY: demo-waves
+demo-waves: build ## move 500 groups over 1,000 topics in waves; one fails on purpose, is mended, and the rest goes on
+	bin/starferry demo --groups 500 --rate 1000 --at-once 20 $(DEMOFLAGS)
+
 .PHONY: test
 test: ## all tests that need only Go; a few minutes
 	$(gotest) -timeout 6m $(PKG)

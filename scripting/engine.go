@@ -475,7 +475,7 @@ func (e *engine) interruption(ctx context.Context, err error) error {
 }
 
 func eventOf(reg *Registry, rec Record) Event {
-	ev := Event{Run: rec.Run, At: time.UnixMilli(rec.At), Kind: rec.Kind, Phase: rec.Phase, Step: rec.Step, Builtin: rec.Builtin, Where: rec.Where, Text: rec.Text, Error: rec.Error, Result: rec.Result}
+	ev := Event{Run: rec.Run, At: time.UnixMilli(rec.At), Kind: rec.Kind, Phase: rec.Phase, Branch: rec.Branch, Step: rec.Step, Builtin: rec.Builtin, Where: rec.Where, Text: rec.Text, Error: rec.Error, Result: rec.Result}
 	b, ok := reg.Builtin(rec.Builtin)
 	if ok && rec.Text == "" && len(rec.Args) > 0 {
 		if args, err := parseJournaled(rec.Args); err == nil {

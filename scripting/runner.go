@@ -30,6 +30,7 @@ type Event struct {
 	At      time.Time       `json:"at"`
 	Kind    Kind            `json:"kind"` // of the journal record, or Progress
 	Phase   string          `json:"phase,omitempty"`
+	Branch  string          `json:"branch,omitempty"` // of a parallel
 	Step    string          `json:"step,omitempty"`
 	Builtin string          `json:"builtin,omitempty"`
 	Where   string          `json:"where,omitempty"`

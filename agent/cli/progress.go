@@ -163,7 +163,18 @@ func describe(e scripting.Event) string {
 		return join("phase "+e.Phase, map[scripting.Kind]string{
 			scripting.PhaseStarted: "began", scripting.PhaseDone: "done", scripting.PhaseFailed: "failed", scripting.PhaseUndone: "undone",
 		}[e.Kind], e.Error)
+	case scripting.Forked:
+		return "  " + e.Text
+	case scripting.BranchDone:
+		return "    " + e.Text + " done"
+	case scripting.BranchUndone:
+		return join("    "+e.Branch, "undone")
+	case scripting.BranchFailed:
+		return join("    "+e.Branch, "failed", text)
 	case scripting.Intent:
+		if e.Branch != "" { // its end says enough
+			return ""
+		}
 		call := text // with its arguments
 		if call == "" {
 			call = e.Builtin
@@ -171,6 +182,8 @@ func describe(e scripting.Event) string {
 		return join("  "+call, " "+e.Where)
 	case scripting.Done:
 		switch {
+		case e.Builtin == "parallel":
+			return ""
 		case e.Error != "":
 			return join("  "+e.Builtin, "failed", text)
 		case text != "": // how an effect was settled of which nobody had known

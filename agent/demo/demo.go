@@ -51,13 +51,19 @@ type Options struct {
 	Rate           float64 // records per second; 0 means DefaultRate
 	Records        int64   // go on until at least so many are produced
 	Keep           bool    // leave everything running until ctx ends
-	DataDir        string  // empty: a temporary folder, removed at the end
+	// Groups, if not 0, tells the story of so many groups instead; see RunMany.
+	// AtOnce are moved at once (0: 8); Back rolls the run back at the end.
+	Groups, AtOnce int
+	Back           bool
+	DataDir        string // empty: a temporary folder, removed at the end
 	Log            *slog.Logger
 	// Say is told what happens, a line at a time; Event the events of runs.
 	Say   func(format string, args ...any)
 	Event func(scripting.Event)
 	// dwell replaces the constant, in tests.
 	dwell time.Duration
+	// within bounds each switch in the story of many groups.
+	within time.Duration
 }
 
 func (o Options) checked() (Options, error) {
@@ -85,7 +91,31 @@ func (o Options) checked() (Options, error) {
 	if o.dwell == 0 {
 		o.dwell = dwell
 	}
+	if o.within == 0 {
+		o.within = 20 * time.Second
+	}
 	return o, nil
+}
+
+// folder makes the data directory, and says how to remove it if it is temporary.
+func (o *Options) folder() (remove func() error, err error) {
+	if o.DataDir != "" {
+		if err := os.MkdirAll(o.DataDir, 0o700); err != nil {
+			return nil, fmt.Errorf("make the demo's folder: %w", err)
+		}
+		return func() error { return nil }, nil
+	}
+	if o.DataDir, err = os.MkdirTemp("", "starferry-demo-"); err != nil {
+		return nil, fmt.Errorf("make the demo's folder: %w", err)
+	}
+	return func() error { return os.RemoveAll(o.DataDir) }, nil
+}
+
+func (o Options) atOnce() int {
+	if o.AtOnce == 0 {
+		return 8
+	}
+	return o.AtOnce
 }
 
 // enough is how long it may take to produce the records that are wanted.
@@ -137,14 +167,11 @@ func Run(ctx context.Context, o Options) (_ *Report, err error) {
 	if err != nil {
 		return nil, err
 	}
-	if o.DataDir == "" {
-		if o.DataDir, err = os.MkdirTemp("", "starferry-demo-"); err != nil {
-			return nil, fmt.Errorf("make the demo's folder: %w", err)
-		}
-		defer func() { err = errors.Join(err, os.RemoveAll(o.DataDir)) }()
-	} else if err := os.MkdirAll(o.DataDir, 0o700); err != nil {
-		return nil, fmt.Errorf("make the demo's folder: %w", err)
+	remove, err := o.folder()
+	if err != nil {
+		return nil, err
 	}
+	defer func() { err = errors.Join(err, remove()) }()
 	began := time.Now()
 	s, err := open(ctx, o)
 	if err != nil {

@@ -93,7 +93,10 @@ func (l *inLane) record(c starferry.ClusterName, n int64, at time.Time) {
 }
 
 // everywhere reports whether every partition's newest record came from a cluster.
-func (r *recorder) everywhere(c starferry.ClusterName) bool {
+func (r *recorder) everywhere(c starferry.ClusterName) bool { return r.lanesOn(c) == partitions }
+
+// lanesOn counts the partitions whose newest record came from a cluster.
+func (r *recorder) lanesOn(c starferry.ClusterName) int {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	n := 0
@@ -102,7 +105,7 @@ func (r *recorder) everywhere(c starferry.ClusterName) bool {
 			n++
 		}
 	}
-	return n == partitions
+	return n
 }
 
 // tally is what the recorder knows so far.

@@ -161,12 +161,15 @@ func (s *stage) createTopics(ctx context.Context) error {
 		s.closers.add(s.cleanUp)
 	}
 	for _, t := range s.n.topics {
-		spec := wire.TopicSpec{Topic: t.name, Partitions: t.partitions, Replication: -1, Configs: map[string]string{"retention.ms": "86400000"}}
-		if err := s.source.CreateTopic(ctx, spec); err != nil {
+		if err := s.createTopic(ctx, t); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+func (s *stage) createTopic(ctx context.Context, t topicPlan) error {
+	return s.source.CreateTopic(ctx, wire.TopicSpec{Topic: t.name, Partitions: t.partitions, Replication: -1, Configs: map[string]string{"retention.ms": "86400000"}})
 }
 
 // cleanUp removes what the demo made on clusters that are not its own.
