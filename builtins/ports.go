@@ -179,6 +179,9 @@ type SwitchRequest struct {
 	Link   starferry.LinkName    `json:"link"`
 	// Within bounds the time from prepare to the decision.
 	Within time.Duration `json:"within"`
+	// Patience is how long a member that is no live instance is waited for; 0:
+	// the protocol's default.
+	Patience time.Duration `json:"patience,omitempty"`
 	// Standby is how long members stay on the old cluster afterwards.
 	Standby time.Duration `json:"standby"`
 	// OnStraggler is "abort" or "evict": what becomes of a frozen instance.

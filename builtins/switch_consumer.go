@@ -26,6 +26,7 @@ func switchConsumerEntry(p Ports, t typeSet) *scripting.Builtin {
 			{Name: "link", Type: t.link, Required: true, Doc: "link whose offset map translates its place, in either direction", Complete: "links"},
 			{Name: "within", Type: t.duration, Default: "2m", Doc: "time from the first order to the decision; then it stays where it was"},
 			{Name: "standby", Type: t.duration, Default: "10m", Doc: "how long its members stay on the old cluster, so that switching back is quick"},
+			{Name: "patience", Type: t.duration, Doc: "how long a member that nobody knows, or a missing one, is waited for; then it stays where it was"},
 			{Name: "on_straggler", Type: stragglerType(), Default: "abort", Doc: "what becomes of a frozen instance: \"abort\" leaves the group where it is, \"evict\" removes it from the group"},
 		},
 		Plan: s.plan, Run: s.run, Reconcile: s.reconcile, Inverse: s.inverse, InverseOf: s.inverseOf, Summary: s.summary,
@@ -66,7 +67,7 @@ func (s switchConsumer) plan(ctx context.Context, c scripting.Call) (scripting.P
 
 func (s switchConsumer) request(c scripting.Call) SwitchRequest {
 	return SwitchRequest{Group: groupArg(c), Source: clusterArg(c, "source"), Target: clusterArg(c, "target"), Link: starferry.LinkName(c.Args.Text("link")),
-		Within: c.Args.Duration("within"), Standby: c.Args.Duration("standby"), OnStraggler: c.Args.Text("on_straggler"), By: c.By, Why: c.Why(), Token: c.Token,
+		Within: c.Args.Duration("within"), Patience: c.Args.Duration("patience"), Standby: c.Args.Duration("standby"), OnStraggler: c.Args.Text("on_straggler"), By: c.By, Why: c.Why(), Token: c.Token,
 		Progress: func(p SwitchProgress) { c.Tell(p.Line(), p) }}
 }
 

@@ -62,8 +62,8 @@ type Options struct {
 	Event func(scripting.Event)
 	// dwell replaces the constant, in tests.
 	dwell time.Duration
-	// within bounds each switch in the story of many groups.
-	within time.Duration
+	// patience is that of each switch in the story of many groups.
+	patience time.Duration
 }
 
 func (o Options) checked() (Options, error) {
@@ -91,8 +91,8 @@ func (o Options) checked() (Options, error) {
 	if o.dwell == 0 {
 		o.dwell = dwell
 	}
-	if o.within == 0 {
-		o.within = 20 * time.Second
+	if o.patience == 0 {
+		o.patience = 15 * time.Second
 	}
 	return o, nil
 }

@@ -173,19 +173,19 @@ func (m *many) createMany(ctx context.Context) error {
 
 // openGroups starts one light instance of each group.
 func (m *many) openGroups(ctx context.Context) error {
-	var nc *nats.Conn
+	var conns []*nats.Conn
+	for i := 0; i < len(m.groups); i += sharedBy {
+		nc, err := m.connect(fmt.Sprintf("services %d", len(conns)+1))
+		if err != nil {
+			return err
+		}
+		conns = append(conns, nc)
+	}
 	m.closers.add(m.closeGroups)
 	for i, group := range m.groups {
-		if i%sharedBy == 0 {
-			var err error
-			if nc, err = m.connect(fmt.Sprintf("services %d", i/sharedBy+1)); err != nil {
-				return err
-			}
-		}
-		conn := nc
 		c, err := consumer.Open(ctx, consumer.Config{
 			Group: group, Topics: m.reads[group], Labels: m.labels[group], Instance: starferry.InstanceID("i-" + string(group)),
-			Clusters: m.cfg.All(), Home: m.n.source, Start: consumer.Earliest, NATS: conn, Logger: m.o.Log.With("process", group),
+			Clusters: m.cfg.All(), Home: m.n.source, Start: consumer.Earliest, NATS: conns[i/sharedBy], Logger: m.o.Log.With("process", group),
 			SessionTimeout: 30 * time.Second, HeartbeatInterval: 3 * time.Second, CommitInterval: time.Second, FetchWait: 2 * time.Second,
 		}, func(_ context.Context, r consumer.Record) error {
 			m.recorders[group].handled(r.Cluster, r.TopicPartition(), r.Value, time.Now())
@@ -195,6 +195,12 @@ func (m *many) openGroups(ctx context.Context) error {
 			return err
 		}
 		m.consumers = append(m.consumers, c)
+		// Services of an estate do not start all at once.
+		if n := len(m.consumers); n%sharedBy == 0 {
+			if err := m.until(ctx, fmt.Sprintf("%d groups at work", n), phaseLimit, func() bool { return m.on(m.n.source) >= n-sharedBy }); err != nil {
+				return err
+			}
+		}
 	}
 	return nil
 }
@@ -269,7 +275,7 @@ func (m *many) moveUntilItStops(ctx context.Context, r *ManyReport) (string, err
 	q, err := agent.Pack(scripting.FS(scripts.Files), "move_groups.star", map[string]string{
 		"match": "group-*", "source": string(m.n.source), "target": string(m.n.target), "by": "sla", "order": "bronze,silver,gold",
 		"wave": fmt.Sprint(max(4, len(m.groups)/12)), "at_once": fmt.Sprint(m.o.atOnce()), "pause": "0s", "gate": "none", "max_lag": "10000",
-		"within": scripting.FormatDuration(m.o.within), "standby": "1m",
+		"patience": scripting.FormatDuration(m.o.patience), "standby": "1m",
 	})
 	if err != nil {
 		return "", fmt.Errorf("load the shipped script: %w", err)

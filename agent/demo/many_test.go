@@ -20,7 +20,7 @@ func TestManyGroupsMoveInWaves(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 4*time.Minute)
 	defer cancel()
 	r, err := RunMany(ctx, Options{
-		Groups: 12, Rate: 300, DataDir: t.TempDir(), AtOnce: 4, Back: true, within: 5 * time.Second,
+		Groups: 12, Rate: 300, DataDir: t.TempDir(), AtOnce: 4, Back: true, patience: 1500 * time.Millisecond,
 		Say: func(format string, args ...any) { t.Logf(format, args...) },
 	})
 	require.NoError(t, err)

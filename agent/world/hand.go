@@ -19,7 +19,7 @@ var _ builtins.Hand = (*Hand)(nil)
 // Switch implements builtins.Hand.
 func (h *Hand) Switch(ctx context.Context, r builtins.SwitchRequest) (builtins.SwitchReport, error) {
 	rep, err := h.fleet.Switch(ctx, fleet.SwitchOrder{
-		Group: r.Group, Source: r.Source, Target: r.Target, Link: r.Link, Within: r.Within, Standby: r.Standby, OnStraggler: switchover.OnStraggler(r.OnStraggler),
+		Group: r.Group, Source: r.Source, Target: r.Target, Link: r.Link, Within: r.Within, Patience: r.Patience, Standby: r.Standby, OnStraggler: switchover.OnStraggler(r.OnStraggler),
 		By: r.By, Why: r.Why, Token: r.Token, Watch: watching(r),
 	})
 	if err != nil {
