@@ -10,7 +10,8 @@
 #   ONLY         parts of `make bench` to run, such as latency,map; list names them (default all)
 #   BENCHFLAGS   flags for the benchmark, such as -small or -into BENCHMARKS.md
 #   RECORDS      records of `make proof`                (default 1000000)
-#   TRIALS       trials of `make chaos`                 (default 200)
+#   CHAOSFOR     how long `make chaos` switches         (default 30m)
+#   SWITCHES     of `make switches`                     (default 1000)
 #   SOAKFOR      how long `make soak` lasts             (default 20m)
 #   COPYFOR      how long `make chaos` copies           (default 30m)
 #   SEARCHFOR    how long `make search` lasts           (default 10m)
@@ -29,7 +30,8 @@ DEMOFLAGS   ?=
 ONLY        ?= all
 BENCHFLAGS  ?=
 RECORDS     ?= 1000000
-TRIALS      ?= 200
+CHAOSFOR    ?= 30m
+SWITCHES    ?= 1000
 COPYFOR     ?= 30m
 SOAKFOR     ?= 20m
 SEARCHFOR   ?= 10m
@@ -107,20 +109,25 @@ proof: kafka ## RECORDS records of all kinds made by Java are copied, read back 
 	STARFERRY_KAFKA='$(KAFKA)' STARFERRY_JAVA_RECORDS=$(RECORDS) go test -count=1 -v -timeout 30m ./internal/javatopic
 
 .PHONY: chaos-short
-chaos-short: chaos-build ## faults during switches and around the copy, and planted bugs that must be found; at most 5 minutes
-	bin/chaos -trials 20 -for 4m $(CHAOSFLAGS)
+chaos-short: chaos-build ## faults during switches and around the copy, and planted bugs that must be found; at most 6 minutes
+	bin/chaos -for 2m $(CHAOSFLAGS)
+	bin/chaos switches -n 50
 	bin/chaos -trials 4 -plant -for 40s
 	bin/chaos copy -variant quick -for 25s -trial 10s
 	bin/chaos copy -plants -for 45s -trial 6s
 
 .PHONY: chaos
-chaos: chaos-build ## the same for longer (TRIALS=200 switches, COPYFOR=30m of copying); with real brokers: CHAOSFLAGS='-kafka 4.3.1'
-	bin/chaos -trials $(TRIALS) $(CHAOSFLAGS)
+chaos: chaos-build ## the same for longer (CHAOSFOR=30m of switches, COPYFOR=30m of copying); with real brokers: CHAOSFLAGS='-kafka 4.3.1'
+	bin/chaos -for $(CHAOSFOR) $(CHAOSFLAGS)
 	bin/chaos copy -for $(COPYFOR) $(CHAOSFLAGS)
 
 .PHONY: search
 search: ## go through all interleavings of a small group's switch, with faults, for SEARCHFOR=10m; at most 6 GB
 	GOMEMLIMIT=5500MiB go test -count=1 -v -timeout 0 -run 'TestTheSmallSearch|TestTheLargeSearch|TestEachPlanted' ./control/switchover -search-for $(SEARCHFOR)
+
+.PHONY: switches
+switches: chaos-build kafka ## SWITCHES=1000 switches and switch-backs of a busy group on real brokers: nothing lost, twice or out of order
+	bin/chaos switches -n $(SWITCHES) -kafka $(lastword $(versions))
 
 .PHONY: soak
 soak: chaos-build ## as many small batches as go through for SOAKFOR=20m, ids renewed every second: memory, files and disk must be flat

@@ -20,7 +20,9 @@ type Campaign struct {
 	Only   string // the only deed; empty: all
 	At     Aim    // the only aim, with Aimed
 	Aimed  bool
-	Out    io.Writer
+	// Instances strikes nothing but instances, where a deed could strike others.
+	Instances bool
+	Out       io.Writer
 }
 
 // Summary is what a campaign has shown.
@@ -67,6 +69,9 @@ func (c Campaign) Run(ctx context.Context, w *World) (s Summary, err error) {
 			return s, fmt.Errorf("%d of %d trials after %s: the time is over", s.Valid, c.Trials, c.For)
 		}
 		fault, deed := faults.Next()
+		if c.Instances && deed.takes != nil && len(deed.takes) > 1 {
+			continue
+		}
 		if c.Aimed {
 			fault.At = c.At
 		}

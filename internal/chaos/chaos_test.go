@@ -13,6 +13,7 @@ import (
 
 	"github.com/starferry/starferry"
 	"github.com/starferry/starferry/internal/chaos/checker"
+	"github.com/starferry/starferry/internal/kafkatest"
 )
 
 // TestLoadAndReaderAgree: what the load was promised is what the reader finds,
@@ -116,4 +117,16 @@ func TestFaultsAreFair(t *testing.T) {
 	assert.Equal(t, first(), first())
 	_, err := NewFaults(7, false, "no such thing", newCrews())
 	require.ErrorContains(t, err, "no such thing")
+}
+
+// TestPlantsFitTheSource: what is changed to plant a bug stands in the product
+// exactly once, and the deeds that show it exist.
+func TestPlantsFitTheSource(t *testing.T) {
+	root, err := kafkatest.ModuleRoot()
+	require.NoError(t, err)
+	for _, p := range Plants() {
+		assert.NoError(t, p.Check(root))
+		_, err := NewFaults(1, false, p.Only, newCrews())
+		assert.NoError(t, err, p.Name)
+	}
 }

@@ -128,7 +128,7 @@ func (c *crew) start(w *World, v *ways, name string, boot int) (*process.Process
 	}
 	return w.Processes.Start(process.Spec{Name: name, Path: w.Self, Args: []string{"service",
 		"-old", v.addresses[0], "-new", v.addresses[1], "-nats", v.natsURL, "-group", string(c.group), "-topics", topics,
-		"-instance", name, "-out", out, "-early", w.Early.String()}})
+		"-instance", name, "-out", out, "-early", w.Early.String(), "-work", w.Work.String()}})
 }
 
 func bootName(id string, boot int) string { return fmt.Sprintf("%s/%d", id, boot) }
@@ -219,25 +219,6 @@ func (c *crew) truth(ctx context.Context, w *World) (home string, epoch starferr
 		}
 	}
 	return home, epoch, nil
-}
-
-// settled waits until no switch of the group is open, and says where it lives.
-func (c *crew) settled(ctx context.Context, w *World) (string, error) {
-	var home string
-	err := ground.Until(ctx, settleWithin, ground.Often, func() (bool, error) {
-		p, revision, err := w.store.Placement(ctx, c.group)
-		if err != nil && !errors.Is(err, desired.ErrNotFound) {
-			return false, nil
-		}
-		if home, _, err = c.truth(ctx, w); err != nil {
-			return false, err
-		}
-		return revision == 0 || !p.Open(), nil
-	})
-	if err != nil {
-		return "", fmt.Errorf("where does %s live: %w", c.group, err)
-	}
-	return home, nil
 }
 
 // check waits until all that was produced so far is handled, or a while, and

@@ -74,6 +74,27 @@ func freeze(ctx context.Context, t *trial) error {
 	return ended(p.Signal(syscall.SIGCONT))
 }
 
+// freezeThenSlow has an instance wake up behind slow links: what it does before
+// it has heard of its membership is what it does on its own.
+func freezeThenSlow(ctx context.Context, t *trial) error {
+	name := t.fault.What
+	p := t.w.roles[name].p
+	if err := p.Signal(syscall.SIGSTOP); err != nil {
+		return ended(err)
+	}
+	if err := t.w.struck(ctx, name, checker.Strike{Blow: checker.Frozen, From: time.Now()}); err != nil {
+		return errors.Join(err, p.Signal(syscall.SIGCONT))
+	}
+	ground.Pause(ctx, 2*lease)
+	if err := t.w.weather(proxy.Weather{Delay: 400 * time.Millisecond}, name); err != nil {
+		return err
+	}
+	t.w.healed(name)
+	err := ended(p.Signal(syscall.SIGCONT))
+	ground.Pause(ctx, 2*time.Second)
+	return err
+}
+
 // ended passes over that a process has ended by itself: it is started again.
 func ended(err error) error {
 	if errors.Is(err, os.ErrProcessDone) {
@@ -199,18 +220,12 @@ func emptyNATS(ctx context.Context, t *trial) error {
 	if err := t.w.Kill(ctx, true, natsRole); err != nil {
 		return err
 	}
-	t.w.forgetRuns()
+	t.forgotten = true
 	if err := os.RemoveAll(t.w.NATSDir()); err != nil {
 		return err
 	}
 	ground.Pause(ctx, t.part(comeBack))
 	return nil
-}
-
-func (w *World) forgetRuns() {
-	for _, c := range w.crews {
-		c.lastRun = ""
-	}
 }
 
 func (w *World) backup() string { return filepath.Join(w.Dir, "backup") }
@@ -238,7 +253,7 @@ func restoreNATS(ctx context.Context, t *trial) error {
 	if err := w.Kill(ctx, true, natsRole); err != nil {
 		return err
 	}
-	w.forgetRuns()
+	t.forgotten = true
 	now := w.backup() + ".now"
 	if err := os.Rename(w.NATSDir(), now); err != nil {
 		return err

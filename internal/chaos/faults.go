@@ -60,6 +60,7 @@ func deck(real bool) []deed {
 		{name: gone, weight: 6, takes: []string{"agent+nats"}, aims: aims(), run: loseAgentAndNATS},
 		{name: "freeze for two leases", weight: 3, run: freeze},
 		{name: "freeze for two leases", weight: 3, takes: all, run: freeze},
+		{name: "freeze, then slow link", weight: 1, run: freezeThenSlow},
 		{name: "cut link", weight: 3, run: cut(proxy.Weather{Refused: true})},
 		{name: "cut link", weight: 2, takes: parties, run: cut(proxy.Weather{Refused: true})},
 		{name: "frozen link", weight: 2, run: cut(proxy.Weather{Frozen: true})},

@@ -13,6 +13,7 @@ import (
 
 	"github.com/starferry/starferry"
 	"github.com/starferry/starferry/control/consumer"
+	"github.com/starferry/starferry/internal/chaos/ground"
 )
 
 // ServiceOptions describe one process of the service.
@@ -29,6 +30,7 @@ type ServiceOptions struct {
 	// Early plants a bug: a record counts as handled, and is committed, some
 	// time before it is.
 	Early time.Duration
+	Work  time.Duration // a record takes
 	Log   *slog.Logger
 }
 
@@ -44,7 +46,8 @@ func RunService(ctx context.Context, o ServiceOptions) error {
 		return fmt.Errorf("service: %w", err)
 	}
 	defer conn.Close()
-	write := func(_ context.Context, r consumer.Record) error {
+	write := func(ctx context.Context, r consumer.Record) error {
+		ground.Pause(ctx, o.Work)
 		// One write each, so that a kill leaves whole lines.
 		_, err := fmt.Fprintf(out, "%d %s %d %d %s %s %s\n", time.Now().UnixNano(), r.Topic, r.Partition, r.Offset, r.Key, r.Value, r.Cluster)
 		return err

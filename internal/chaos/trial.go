@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"strings"
 	"time"
 
 	"github.com/starferry/starferry/internal/chaos/checker"
@@ -38,6 +39,9 @@ type trial struct {
 	crews   []*crew
 	moves   []move
 	resumed time.Duration
+	// forgotten says that NATS has lost what it knew: links are to be asked for
+	// again, and runs are gone.
+	forgotten bool
 }
 
 // move is the switch of one crew.
@@ -142,6 +146,11 @@ func (t *trial) recover(ctx context.Context, r *Result) error {
 	if err := t.w.StartAll(ctx); err != nil {
 		return err
 	}
+	if t.forgotten {
+		if err := t.w.relink(ctx); err != nil {
+			return err
+		}
+	}
 	for _, m := range t.moves {
 		outcome, undone, err := m.settle(ctx, t.w)
 		r.Outcome, r.Undone = outcome, r.Undone+undone
@@ -158,11 +167,30 @@ func (t *trial) recover(ctx context.Context, r *Result) error {
 	return nil
 }
 
+// relink asks for the links of all crews, as an operator does when NATS has
+// lost what it knew.
+func (w *World) relink(ctx context.Context) error {
+	for _, c := range w.crews {
+		c.lastRun = ""
+		call := fmt.Sprintf("replicate(%s, source = %q, target = %q)", strings.ReplaceAll(fmt.Sprintf("%q", c.topics()), " ", ", "), estate.Old, estate.New)
+		var last error
+		err := ground.Until(ctx, settleWithin, ground.Rare, func() (bool, error) {
+			_, last = w.estates[""].Command(ctx, "exec", "--auto-approve", "-c", call)
+			return last == nil, nil
+		})
+		if err != nil {
+			return stuckError{fmt.Errorf("the link is not made again: %w", errors.Join(err, last))}
+		}
+	}
+	return nil
+}
+
 // begin starts the run that moves the crew to where it does not live.
 func (c *crew) begin(ctx context.Context, w *World, f Fault) (move, string, error) {
-	home, err := c.settled(ctx, w)
+	// A placement that says otherwise is nobody's any more: the run sets it right.
+	home, _, err := c.truth(ctx, w)
 	if err != nil {
-		return move{}, "", stuckError{err}
+		return move{}, "", err
 	}
 	if home == estate.New && c.lastRun != "" && f.Long < 0.5 {
 		op, err := w.command("rollback", c.lastRun)
@@ -212,7 +240,7 @@ const (
 var (
 	runName = regexp.MustCompile(`(?m)^run (\S+)$`)
 	// unknownRun is how a run is refused that NATS has lost.
-	unknownRun = regexp.MustCompile(`there is no run|no such run|is finished; nothing is left to do|is rolled back already`)
+	unknownRun = regexp.MustCompile(`not in the journal|is finished; nothing is left to do|is rolled back already`)
 )
 
 // settle brings a switch to its end as an operator would: what an agent has left
@@ -248,7 +276,7 @@ func (m *move) settle(ctx context.Context, w *World) (outcome string, undone int
 			run = ""
 		}
 		ground.Pause(ctx, ground.Rare)
-		if err := w.StartAll(ctx); err != nil { // one that has given up
+		if err := w.StartAll(ctx); err != nil && ctx.Err() == nil { // one that has given up
 			return "", undone, err
 		}
 		if run != "" {
@@ -257,9 +285,9 @@ func (m *move) settle(ctx context.Context, w *World) (outcome string, undone int
 			}
 			continue
 		}
-		home, err := m.crew.settled(ctx, w)
+		home, _, err := m.crew.truth(context.WithoutCancel(ctx), w)
 		if err != nil {
-			return "", undone, stuckError{err}
+			return "", undone, err
 		}
 		m.crew.lastRun = ""
 		if home == m.target {

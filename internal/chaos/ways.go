@@ -21,6 +21,10 @@ func (w *World) waysOf(party string) (*ways, error) {
 		return v, nil
 	}
 	v := &ways{}
+	if w.direct {
+		v.addresses, v.natsURL = w.Addresses, "nats://"+w.natsAddress
+		return v, nil
+	}
 	var err error
 	for i, a := range w.Addresses {
 		if v.kafka[i], err = proxy.Open(a); err != nil {

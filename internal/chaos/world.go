@@ -34,7 +34,9 @@ type Options struct {
 	Script string        // the migration that moves a group there
 	Rate   int           // records per second of each crew
 	Early  time.Duration // plants a bug in the service, see ServiceOptions
+	Work   time.Duration // a record takes
 	Crews  int           // 0: all there are
+	Direct bool          // no proxies: no fault will happen
 }
 
 // World is everything that runs.
@@ -42,8 +44,9 @@ type World struct {
 	ground.Ground
 	Script      string
 	Rate        int
-	Early       time.Duration
+	Early, Work time.Duration
 	natsAddress string
+	direct      bool
 
 	estates  map[string]*estate.Estate // by the role that runs in it; "": command lines
 	roles    map[string]*role
@@ -66,7 +69,7 @@ type role struct {
 
 // Open starts a world. Close ends it.
 func Open(ctx context.Context, o Options) (*World, error) {
-	w := &World{Ground: ground.New(o.Options), Script: o.Script, Rate: o.Rate, Early: o.Early, estates: map[string]*estate.Estate{},
+	w := &World{Ground: ground.New(o.Options), Script: o.Script, Rate: o.Rate, Early: o.Early, Work: o.Work, direct: o.Direct, estates: map[string]*estate.Estate{},
 		roles: map[string]*role{}, ways: map[string]*ways{}, readers: map[starferry.ClusterName]*Reader{}}
 	w.crews = newCrews()
 	if o.Crews > 0 {
@@ -76,6 +79,7 @@ func Open(ctx context.Context, o Options) (*World, error) {
 	for _, c := range w.crews {
 		steps = append(steps, func(ctx context.Context) error { return c.open(ctx, w) })
 	}
+	steps = append(steps, func(ctx context.Context) error { return w.estates[""].AwaitAgent(ctx) })
 	for _, step := range steps {
 		if err := step(ctx); err != nil {
 			w.Close()

@@ -1,7 +1,8 @@
-// Command chaos kills processes while a consumer group moves between two
-// clusters, or, as `chaos copy`, lets everything fail around a copy, and checks
-// that nothing was lost or doubled. It ends with 0 only if enough trials were
-// valid and the checker found nothing.
+// Command chaos lets everything fail while consumer groups move between two
+// clusters, or, as `chaos copy`, around a copy, and checks that nothing was lost
+// or doubled. As `chaos switches` it moves a busy group to and fro without any
+// fault. It ends with 0 only if enough trials were valid and the checker found
+// nothing.
 package main
 
 import (
@@ -33,6 +34,10 @@ func main() {
 		err = runNATS(ctx, args[1:])
 	case "copy":
 		err = runCrossing(ctx, args[1:])
+	case "plants":
+		err = runPlants(ctx, args[1:])
+	case "switches":
+		err = runSwitches(ctx, args[1:])
 	case "service":
 		err = runService(ctx, args[1:])
 	default:
@@ -75,6 +80,7 @@ func runService(ctx context.Context, args []string) error {
 	flags.StringVar(&o.NATS, "nats", "", "URL of NATS")
 	flags.StringVar(&o.Out, "out", "", "file for the records handled")
 	flags.DurationVar(&o.Early, "early", 0, "planted bug: commit this long before handling")
+	flags.DurationVar(&o.Work, "work", 0, "a record takes")
 	if err := flags.Parse(args); err != nil {
 		return err
 	}
