@@ -6,18 +6,18 @@
 //   - Transaction markers and records of aborted transactions are left out, by
 //     the list of aborted transactions that the broker sends along. The place
 //     after them is reported all the same, so that a reader passes them.
+//   - Messages of formats older than record batches, which topics may still hold
+//     from brokers before 0.11, are read as well.
 //   - A batch cut off at the end of a fetch is left for the next one.
 //   - Damaged bytes are an error that names the offset of the batch.
 package records
 
 import (
-	"bytes"
 	"cmp"
 	"encoding/binary"
 	"errors"
 	"fmt"
 	"hash/crc32"
-	"io"
 	"slices"
 
 	"github.com/segmentio/kafka-go/compress"
@@ -60,17 +60,26 @@ func Decode(raw []byte, from int64, aborted []Aborted) ([]Record, int64, error) 
 	for len(raw) >= 17 {
 		base := int64(binary.BigEndian.Uint64(raw))
 		size := int(int32(binary.BigEndian.Uint32(raw[8:]))) + 12
-		if magic := raw[16]; magic != 2 {
-			return out, next, fmt.Errorf("decode batch at offset %d: message format %d; rewrite the topic with brokers of message format 2", base, magic)
+		magic, least := raw[16], headerSize
+		if magic < 2 {
+			least = entrySize + messageSize
 		}
-		if size < headerSize {
-			return out, next, fmt.Errorf("decode batch at offset %d: length %d is too small", base, size)
+		if magic > 2 || size < least {
+			return out, next, fmt.Errorf("decode batch at offset %d: length %d, message format %d: no such batch is known here", base, size, magic)
 		}
 		if size > len(raw) {
 			break
 		}
 		b := raw[:size]
 		raw = raw[size:]
+		if magic < 2 {
+			more, after, err := decodeMessage(out, b, from)
+			if err != nil {
+				return out, next, fmt.Errorf("decode message of format %d at offset %d: %w", magic, base, err)
+			}
+			out, next = more, max(next, after)
+			continue
+		}
 		if want, got := binary.BigEndian.Uint32(b[17:]), crc32.Checksum(b[21:], crc32.MakeTable(crc32.Castagnoli)); want != got {
 			return out, next, fmt.Errorf("decode batch at offset %d: checksum is %08x, want %08x", base, got, want)
 		}
@@ -102,17 +111,9 @@ func decodeBatch(out []Record, b []byte, base, last, from int64, open map[int64]
 	}
 	body := b[headerSize:]
 	if codec := compress.Compression(attrs & 7); codec != 0 {
-		c := codec.Codec()
-		if c == nil {
-			return out, fmt.Errorf("unknown compression %d", codec)
-		}
-		r := c.NewReader(bytes.NewReader(body))
-		plain, err := io.ReadAll(io.LimitReader(r, maxBatch+1))
-		if err = errors.Join(err, r.Close()); err != nil {
-			return out, fmt.Errorf("decompress: %w", err)
-		}
-		if len(plain) > maxBatch {
-			return out, fmt.Errorf("decompress: more than %d bytes", maxBatch)
+		plain, err := decompress(codec, body)
+		if err != nil {
+			return out, err
 		}
 		body = plain
 	}

@@ -117,8 +117,14 @@ func TestNothingPassesADamagedBatch(t *testing.T) {
 func FuzzDecode(f *testing.F) {
 	f.Add(batch(f, 0, 0, -1, false, "a", "b"))
 	f.Add(batch(f, 0, compress.Gzip, -1, false, "a", "b"))
+	f.Add(message(1, 0, 3, 5, []byte("k"), []byte("v")))
+	f.Add(message(0, byte(compress.Gzip), 3, 0, nil, packed(f, compress.Gzip, message(0, 0, 3, 0, nil, []byte("v")))))
 	f.Fuzz(func(_ *testing.T, raw []byte) {
-		if len(raw) >= header { // let damage get past the checksum
+		if len(raw) > 16 && raw[16] < 2 {
+			if end := int(int32(binary.BigEndian.Uint32(raw[8:]))) + 12; end > 16 && end <= len(raw) {
+				binary.BigEndian.PutUint32(raw[12:], crc32.ChecksumIEEE(raw[16:end]))
+			}
+		} else if len(raw) >= header { // let damage get past the checksum
 			binary.BigEndian.PutUint32(raw[17:], crc32.Checksum(raw[21:], crc32.MakeTable(crc32.Castagnoli)))
 		}
 		records.Decode(raw, 0, []records.Aborted{{Producer: 1}}) //nolint:errcheck // must not panic
