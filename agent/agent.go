@@ -77,6 +77,7 @@ func Open(ctx context.Context, cfg *config.Config, log *slog.Logger) (_ *Agent, 
 	if a.registry, err = builtins.Registry(a.world.Ports()); err != nil {
 		return a, err
 	}
+	a.wg.Go(func() { a.world.KeepFences(a.ctx) })
 	return a, a.serve()
 }
 

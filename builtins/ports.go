@@ -186,9 +186,13 @@ type SwitchRequest struct {
 	Standby time.Duration `json:"standby"`
 	// OnStraggler is "abort" or "evict": what becomes of a frozen instance.
 	OnStraggler string `json:"on_straggler,omitempty"`
-	By          string `json:"by"`
-	Why         string `json:"why"`
-	Token       string `json:"token"`
+	// Fence has everybody kept out of the group on the old cluster from then on.
+	Fence bool `json:"fence,omitempty"`
+	// External is set for a group without the library.
+	External *ExternalSwitch `json:"external,omitempty"`
+	By       string          `json:"by"`
+	Why      string          `json:"why"`
+	Token    string          `json:"token"`
 	// Progress, if set, is told each phase and what it waits for, and the same
 	// again from time to time.
 	Progress func(SwitchProgress) `json:"-"`
@@ -224,8 +228,10 @@ type SwitchReport struct {
 	Members []SwitchMember `json:"members"`
 	Evicted []SwitchMember `json:"evicted"`
 	Notes   []string       `json:"notes"`
-	By      string         `json:"by"`
-	Why     string         `json:"why"`
+	// Fenced is the cluster where everybody is kept out of the group from now on.
+	Fenced starferry.ClusterName `json:"fenced"`
+	By     string                `json:"by"`
+	Why    string                `json:"why"`
 }
 
 // filled has empty lists for those that are nil, so that scripts find lists.

@@ -20,6 +20,7 @@ type Ports struct {
 	Hand     Hand
 	Prover   Prover
 	Census   Census
+	Fencer   Fencer
 }
 
 // Registry returns everything scripts can say, over the given world. Nil ports
@@ -38,6 +39,8 @@ func Registry(p Ports) (*scripting.Registry, error) {
 		stopReplicationEntry(p, t),
 		translateOffsetEntry(p, t),
 		switchConsumerEntry(p, t),
+		fenceEntry(p, t, true),
+		fenceEntry(p, t, false),
 		assertLagEntry(p, t),
 		assertTopicsEntry(p, t),
 		verifyCopyEntry(p, t),

@@ -16,10 +16,10 @@ func switchConsumerEntry(p Ports, t typeSet) *scripting.Builtin {
 	s := switchConsumer{p}
 	return &scripting.Builtin{
 		Name: "switch_consumer", Class: scripting.Effect, Rev: 1,
-		Returns: "struct(group, source, target, epoch, cut, seeds, exact, exact_partitions, partitions, changed, pauses_ms, control_ms, instances, repeats, attempts, pause_p50_ms, pause_max_ms, behind, began, ended, phases, members, evicted, notes, by, why)",
+		Returns: "struct(group, source, target, epoch, cut, seeds, exact, exact_partitions, partitions, changed, pauses_ms, control_ms, instances, repeats, attempts, pause_p50_ms, pause_max_ms, behind, began, ended, phases, members, evicted, notes, by, why, fenced)",
 		Doc:     "Moves a consumer group to another cluster, to exactly the same place, while it is running. Before the decision every failure leaves it where it was.",
 		Example: `report = switch_consumer("billing", source = old, target = new, link = m.out.copy.link)`,
-		Params: []scripting.Param{
+		Params: append([]scripting.Param{
 			{Name: "group", Type: t.group, Required: true, Doc: "the group to move", Complete: "groups"},
 			{Name: "source", Type: t.cluster, Required: true, Doc: "cluster it lives on", Complete: "clusters"},
 			{Name: "target", Type: t.cluster, Required: true, Doc: "cluster to move it to", Complete: "clusters"},
@@ -28,7 +28,7 @@ func switchConsumerEntry(p Ports, t typeSet) *scripting.Builtin {
 			{Name: "standby", Type: t.duration, Default: "10m", Doc: "how long its members stay on the old cluster, so that switching back is quick"},
 			{Name: "patience", Type: t.duration, Doc: "how long a member that nobody knows, or a missing one, is waited for; then it stays where it was"},
 			{Name: "on_straggler", Type: stragglerType(), Default: "abort", Doc: "what becomes of a frozen instance: \"abort\" leaves the group where it is, \"evict\" removes it from the group"},
-		},
+		}, externalParams(t)...),
 		Plan: s.plan, Run: s.run, Reconcile: s.reconcile, Inverse: s.inverse, InverseOf: s.inverseOf, Summary: s.summary,
 	}
 }
@@ -40,12 +40,16 @@ func (s switchConsumer) plan(ctx context.Context, c scripting.Call) (scripting.P
 	if source == target {
 		return scripting.Prediction{}, fmt.Errorf("switch_consumer: source and target are both %s; name two clusters", source)
 	}
+	x, err := s.external(c)
+	if err != nil {
+		return scripting.Prediction{}, err
+	}
 	home, err := s.p.Hand.Home(ctx, g)
 	if err != nil {
 		return scripting.Prediction{}, fmt.Errorf("find home of group %s: %w", g, err)
 	}
 	result := unknownFields("epoch", "cut", "seeds", "exact", "exact_partitions", "partitions", "changed", "pauses_ms", "control_ms", "instances", "repeats", "attempts",
-		"pause_p50_ms", "pause_max_ms", "behind", "began", "ended", "phases", "members", "evicted", "notes", "by", "why")
+		"pause_p50_ms", "pause_max_ms", "behind", "began", "ended", "phases", "members", "evicted", "notes", "by", "why", "fenced")
 	result["group"], result["source"], result["target"] = g, typedCluster(source), typedCluster(target)
 	pred := scripting.Prediction{Result: result, AtMost: c.Args.Duration("within")}
 	switch {
@@ -59,6 +63,8 @@ func (s switchConsumer) plan(ctx context.Context, c scripting.Call) (scripting.P
 		pred.Verdict, pred.Text, pred.Result, pred.AtMost = scripting.NoChange, fmt.Sprintf("group %s lives on %s already", g, target), report, 0
 	case home.Cluster != source:
 		pred.Verdict, pred.Text = scripting.FailsNow, fmt.Sprintf("group %s lives on %s, not on %s", g, home.Cluster, source)
+	case x != nil:
+		pred.Verdict, pred.Text = scripting.WillDo, externalText(g, source, target, c.Args.Text("link"), x)
 	default:
 		pred.Verdict, pred.Text = scripting.WillDo, fmt.Sprintf("move group %s from %s (epoch %d) to %s over link %s", g, source, home.Epoch, target, c.Args.Text("link"))
 	}
@@ -66,18 +72,22 @@ func (s switchConsumer) plan(ctx context.Context, c scripting.Call) (scripting.P
 }
 
 func (s switchConsumer) request(c scripting.Call) SwitchRequest {
-	return SwitchRequest{Group: groupArg(c), Source: clusterArg(c, "source"), Target: clusterArg(c, "target"), Link: starferry.LinkName(c.Args.Text("link")),
+	x, _ := s.external(c) // run has refused what cannot be read
+	return SwitchRequest{External: x, Fence: c.Args.Bool("fence"), Group: groupArg(c), Source: clusterArg(c, "source"), Target: clusterArg(c, "target"), Link: starferry.LinkName(c.Args.Text("link")),
 		Within: c.Args.Duration("within"), Patience: c.Args.Duration("patience"), Standby: c.Args.Duration("standby"), OnStraggler: c.Args.Text("on_straggler"), By: c.By, Why: c.Why(), Token: c.Token,
 		Progress: func(p SwitchProgress) { c.Tell(p.Line(), p) }}
 }
 
 func (s switchConsumer) run(ctx context.Context, c scripting.Call) (any, error) {
+	if _, err := s.external(c); err != nil {
+		return nil, err
+	}
 	q := s.request(c)
 	if q.Source == q.Target {
 		return nil, fmt.Errorf("switch_consumer: source and target are both %s; name two clusters", q.Source)
 	}
 	home, err := s.p.Hand.Home(ctx, q.Group)
-	if err != nil {
+	if err != nil && q.External == nil { // without the library, the switch itself names what is in the way
 		return nil, fmt.Errorf("find home of group %s: %w", q.Group, err)
 	}
 	if home.Cluster == q.Target && home.Token != c.Token && !open(home) {
@@ -149,7 +159,7 @@ func (s switchConsumer) summary(result json.RawMessage) string {
 // unchanged is the report of a group that lived on the target already.
 func (s switchConsumer) unchanged(c scripting.Call) (any, error) {
 	return s.result(SwitchReport{Group: groupArg(c), Source: clusterArg(c, "source"), Target: clusterArg(c, "target"), Cut: starferry.Cut{}, Seeds: starferry.Cut{},
-		Pauses: map[starferry.TopicPartition]float64{}, Instances: []string{}}, false)
+		Pauses: map[starferry.TopicPartition]float64{}, Instances: []string{}, Notes: []string{}}, false)
 }
 
 // open reports whether a switch of the group is under way and undecided.
@@ -187,6 +197,7 @@ func (s switchConsumer) inverse(_ context.Context, c scripting.Call) (*scripting
 	source, target := c.Args.Text("source"), c.Args.Text("target")
 	args := scripting.Args{"group": c.Args.Text("group"), "source": target, "target": source, "link": c.Args.Text("link"),
 		"within": c.Args.Text("within"), "standby": c.Args.Text("standby"), "on_straggler": c.Args.Text("on_straggler")}
+	maps.Copy(args, kept(c))
 	return &scripting.Undo{Builtin: "switch_consumer", Args: args, Text: fmt.Sprintf("move group %s back from %s to %s", c.Args.Text("group"), target, source)}, nil
 }
 

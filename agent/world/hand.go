@@ -14,18 +14,28 @@ import (
 // Hand implements builtins.Hand over the fleet.
 type Hand struct{ fleet *fleet.Fleet }
 
-var _ builtins.Hand = (*Hand)(nil)
+var (
+	_ builtins.Hand = (*Hand)(nil)
+)
 
 // Switch implements builtins.Hand.
 func (h *Hand) Switch(ctx context.Context, r builtins.SwitchRequest) (builtins.SwitchReport, error) {
-	rep, err := h.fleet.Switch(ctx, fleet.SwitchOrder{
-		Group: r.Group, Source: r.Source, Target: r.Target, Link: r.Link, Within: r.Within, Patience: r.Patience, Standby: r.Standby, OnStraggler: switchover.OnStraggler(r.OnStraggler),
+	o := fleet.SwitchOrder{
+		Group: r.Group, Source: r.Source, Target: r.Target, Link: r.Link, Within: r.Within, Patience: r.Patience, Standby: r.Standby, Fence: r.Fence, OnStraggler: switchover.OnStraggler(r.OnStraggler),
 		By: r.By, Why: r.Why, Token: r.Token, Watch: watching(r),
-	})
+	}
+	if r.External != nil {
+		return h.switchExternal(ctx, o, *r.External)
+	}
+	rep, err := h.fleet.Switch(ctx, o)
 	if err != nil {
 		return builtins.SwitchReport{}, refused(err)
 	}
-	return switchReport(rep), nil
+	out := switchReport(rep)
+	if r.Fence {
+		out.Fenced = r.Source
+	}
+	return out, nil
 }
 
 // switchReport is a report as scripts see it.

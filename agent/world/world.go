@@ -51,8 +51,11 @@ func Open(ctx context.Context, cfg *config.Config, nc *nats.Conn, log *slog.Logg
 
 // Ports are what builtins act on.
 func (w *World) Ports() builtins.Ports {
-	return builtins.Ports{Clusters: w.clusters, Times: w.clusters, Copier: w.links, Hand: w.hand, Prover: w.links, Census: w.census}
+	return builtins.Ports{Clusters: w.clusters, Times: w.clusters, Copier: w.links, Hand: w.hand, Prover: w.links, Census: w.census, Fencer: w.hand}
 }
+
+// KeepFences holds the fences of groups that ought to stand, until ctx ends.
+func (w *World) KeepFences(ctx context.Context) { w.hand.fleet.KeepFences(ctx) }
 
 // Close ends all connections but that to NATS, which is the caller's.
 func (w *World) Close() error {

@@ -40,6 +40,7 @@ type World struct {
 	Homes  map[starferry.Group]builtins.GroupHome
 	// Refuses are groups that cannot be switched now.
 	Refuses map[starferry.Group]string
+	Fenced  []starferry.ClusterName
 }
 
 // New returns a world in which nothing has moved yet.
@@ -59,7 +60,7 @@ func New() *World {
 
 // Ports are the world as builtins see it.
 func (w *World) Ports() builtins.Ports {
-	return builtins.Ports{Clusters: w, Times: w, Copier: w, Hand: w, Prover: w, Census: census{w}}
+	return builtins.Ports{Clusters: w, Times: w, Copier: w, Hand: w, Prover: w, Census: census{w}, Fencer: w}
 }
 
 func (w *World) effect(what, token string) error {
@@ -247,7 +248,13 @@ func (w *World) Switch(_ context.Context, r builtins.SwitchRequest) (builtins.Sw
 			seeds[tp] = starferry.Place{Next: 9}
 		}
 	}
-	return builtins.SwitchReport{Group: r.Group, Source: r.Source, Target: r.Target, Epoch: lives.Epoch, Cut: cut, Seeds: seeds, Exact: 1, Attempts: 1}, nil
+	report := builtins.SwitchReport{Group: r.Group, Source: r.Source, Target: r.Target, Epoch: lives.Epoch, Cut: cut, Seeds: seeds, Exact: 1, Attempts: 1, Notes: []string{}}
+	w.Fenced = slices.DeleteFunc(w.Fenced, func(c starferry.ClusterName) bool { return c == r.Target })
+	if r.Fence || r.External != nil {
+		report.Fenced = r.Source
+		w.Fenced = append(w.Fenced, r.Source)
+	}
+	return report, nil
 }
 func (w *World) Home(_ context.Context, g starferry.Group) (builtins.GroupHome, error) {
 	w.mu.Lock()

@@ -105,6 +105,10 @@ type outing struct {
 	undo    string
 	failure *switchover.Failure
 	waits   string
+	rows    []switchover.Wait
+	told    teller
+	began   int64 // Unix milliseconds, as since, when the phase began
+	since   int64
 	phase   string
 	cut     starferry.Cut
 	exact   int
@@ -134,7 +138,7 @@ func (f *Fleet) newOuting(ctx context.Context, o ExternalOrder) (*outing, error)
 		return nil, err
 	}
 	o.SwitchOrder = r.o
-	return &outing{f: f, o: o, dir: r.dir, phase: string(control.Prepare),
+	return &outing{f: f, o: o, dir: r.dir, phase: string(control.Prepare), began: f.c.Now().UnixMilli(),
 		req:    switchover.ExternalRequest{Group: o.Group, Source: o.Source, Target: o.Target, Ranges: o.Ranges, Missing: o.Missing},
 		fences: map[starferry.ClusterName]*fence{}, unclear: map[starferry.ClusterName]bool{}, passes: map[starferry.ClusterName]pass{}}, nil
 }
@@ -163,7 +167,7 @@ func (x *outing) run(asked context.Context) (ExternalReport, error) {
 		case last != nil:
 			return x.end(asked, *last)
 		case err != nil:
-			x.say(err.Error())
+			x.say(err.Error(), x.rows...)
 		}
 		wait := time.After(0)
 		if err != nil {
@@ -259,6 +263,7 @@ func openElsewhere(p control.Placement) error {
 // turn looks and takes one step. It returns the last one, or an error that says
 // what is waited for.
 func (x *outing) turn(ctx context.Context) (*switchover.Over, error) {
+	x.rows = nil
 	s, err := x.look(ctx)
 	if err != nil {
 		return nil, err
@@ -283,6 +288,7 @@ func (x *outing) turn(ctx context.Context) (*switchover.Over, error) {
 		if x.undo == "" {
 			x.stop(n.Expected)
 			x.failure = &switchover.Failure{Group: x.o.Group, Phase: x.phase, Expected: n.Expected, Found: n.Found, Do: n.Do}
+			x.say("")
 		}
 		return nil, nil
 	case switchover.Over:
@@ -296,6 +302,7 @@ func (x *outing) leaving(n switchover.AwaitEmpty) string {
 	var who []string
 	for _, m := range n.Members[:min(10, len(n.Members))] {
 		who = append(who, m.String())
+		x.rows = append(x.rows, switchover.Wait{Member: m.String(), Cluster: n.Cluster, What: fmt.Sprintf("to leave %s", n.Cluster)})
 	}
 	if more := len(n.Members) - len(who); more > 0 {
 		who = append(who, fmt.Sprintf("%d more", more))
@@ -307,11 +314,26 @@ func (x *outing) leaving(n switchover.AwaitEmpty) string {
 	return fmt.Sprintf("members to leave %s: %s (%s)", n.Cluster, strings.Join(who, ", "), todo)
 }
 
-func (x *outing) say(waits string) {
+// say tells what is waited for when that changes, and now and then.
+func (x *outing) say(waits string, rows ...switchover.Wait) {
+	now := x.f.c.Now().UnixMilli()
+	if x.phase != x.told.last.Phase {
+		x.since = now
+	}
+	if x.phase == x.told.last.Phase && waits == x.waits {
+		if p, ok := x.told.again(now); ok && x.o.Watch != nil {
+			x.o.Watch(p)
+		}
+		return
+	}
 	x.waits = waits
 	x.f.log.Debug("switch of a group without the library", "group", x.o.Group, "phase", x.phase, "waits", waits)
 	if x.o.Progress != nil {
 		x.o.Progress(x.phase, waits)
+	}
+	p := x.told.hear(x.f.c.Now(), switchover.Say{Phase: x.phase, Waits: waits, Rows: rows, Began: x.began, Since: x.since})
+	if x.o.Watch != nil {
+		x.o.Watch(p)
 	}
 }
 
@@ -387,7 +409,8 @@ func (x *outing) end(ctx context.Context, over switchover.Over) (ExternalReport,
 	}
 	r := ExternalReport{Fenced: x.o.Source, Again: x.again, Members: []string{}, Report: switchover.Report{
 		Group: x.o.Group, Source: x.o.Source, Target: x.o.Target, Epoch: x.p.Epoch, Cut: x.cut, Seeds: x.seeds, Exact: x.exact,
-		Pauses: map[starferry.TopicPartition]float64{}, Instances: []string{}, Notes: over.Notes, Attempts: 1}}
+		Pauses: map[starferry.TopicPartition]float64{}, Instances: []string{}, Notes: over.Notes, Attempts: 1,
+		Began: x.began, Ended: x.f.c.Now().UnixMilli(), By: x.o.By, Why: x.o.Why}}
 	for _, tp := range slices.SortedFunc(maps.Keys(x.again), starferry.TopicPartition.Compare) {
 		r.Repeats = append(r.Repeats, fmt.Sprintf("%s: %d offsets from %d on", tp, x.again[tp], x.seeds[tp].Next))
 	}

@@ -74,6 +74,47 @@ func (f *Fleet) LiftFence(ctx context.Context, g starferry.Group, c starferry.Cl
 	return nil
 }
 
+// RaiseFence keeps everybody out of a group on a cluster where it does not live,
+// and returns when the fence stands: an agent that keeps fences has to run.
+func (f *Fleet) RaiseFence(ctx context.Context, g starferry.Group, c starferry.ClusterName, by, why string) error {
+	if _, err := f.cluster(c); err != nil {
+		return fmt.Errorf("fence %s: %w", g, err)
+	}
+	h, err := f.Home(ctx, g)
+	switch {
+	case err != nil:
+		return fmt.Errorf("fence %s on %s: %w", g, c, err)
+	case h.Phase != control.Steady:
+		return fmt.Errorf("fence %s on %s: a switch is open (%s, epoch %d); wait until it has ended", g, c, h.Phase, h.Epoch)
+	case h.Cluster == c:
+		return fmt.Errorf("fence %s on %s: that is where it lives; a fence keeps clients out of clusters that their group has left", g, c)
+	}
+	event := desired.Event{Group: g, What: "fence", Who: by, Why: why, When: f.c.Now().UnixMilli(), Detail: "on " + string(c)}
+	if err := f.c.Store.Audit(ctx, event); err != nil {
+		return fmt.Errorf("fence %s on %s: %w", g, c, err)
+	}
+	if err := f.wantFence(ctx, g, c, control.Fence{Epoch: h.Epoch, By: by, Why: why}); err != nil {
+		return fmt.Errorf("fence %s on %s: %w", g, c, err)
+	}
+	ctx, cancel := context.WithTimeout(ctx, fenceJoin)
+	defer cancel()
+	for {
+		seen, err := f.describe(ctx, c, g)
+		if err == nil && fencing(seen) && seen.State == "Stable" {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			e := &OccupiedError{Cluster: c, Group: g}
+			if !fencing(seen) {
+				e.Members = seen.Members
+			}
+			return fmt.Errorf("%w; it is asked for and will be taken when the group is empty", e)
+		case <-time.After(fencePoll / 10):
+		}
+	}
+}
+
 // dropFence takes a fence out of what ought to stand, unless keep says no, and
 // waits until those who held it have left. It returns what was taken out.
 func (f *Fleet) dropFence(ctx context.Context, g starferry.Group, c starferry.ClusterName, keep func(control.Fence) bool) (*control.Fence, error) {

@@ -70,7 +70,7 @@ func readConsumerGroup(rg kmsg.ConsumerGroupDescribeResponseGroup) GroupDescript
 // that the coordinator does not list, and before Kafka 4.0, which has no kinds
 // but the classic one.
 func (c *Cluster) GroupKind(ctx context.Context, g starferry.Group) (string, error) {
-	at, err := c.coordinator(ctx, coordinator{0, string(g)})
+	at, err := c.awaitCoordinator(ctx, g)
 	if err != nil {
 		return "", fmt.Errorf("find kind of group %s: %w", g, err)
 	}
@@ -88,10 +88,21 @@ func (c *Cluster) GroupKind(ctx context.Context, g starferry.Group) (string, err
 
 // groupSpeaks reports whether a group's coordinator knows a request.
 func (c *Cluster) groupSpeaks(ctx context.Context, g starferry.Group, key kmsg.Key) (bool, error) {
-	at, err := c.coordinator(ctx, coordinator{0, string(g)})
+	at, err := c.awaitCoordinator(ctx, g)
 	if err != nil {
 		return false, err
 	}
 	v, err := c.MaxVersion(ctx, at, key.Int16())
 	return v >= 0, err
+}
+
+// awaitCoordinator finds a group's coordinator, which a new cluster has to choose
+// first.
+func (c *Cluster) awaitCoordinator(ctx context.Context, g starferry.Group) (int32, error) {
+	for wait := c.newBackoff(retryWithin); ; {
+		at, err := c.coordinator(ctx, coordinator{0, string(g)})
+		if err == nil || !between(err) || !wait.next(ctx, err) {
+			return at, err
+		}
+	}
 }
