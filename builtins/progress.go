@@ -51,6 +51,9 @@ const shownWaits = 4
 // for billing-7f (orders/3) to finish record 1201: its handler is busy, for 2.1s".
 func (p SwitchProgress) Line() string {
 	head := fmt.Sprintf("%s: %s %s", p.Group, p.Phase, seconds(p.PhaseMS))
+	if p.Waits == "" && p.PhaseMS < 100 {
+		return fmt.Sprintf("%s: %s", p.Group, p.Phase)
+	}
 	if p.Waits == "" {
 		return head
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"maps"
 	"slices"
 	"strconv"
@@ -14,8 +15,11 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/starferry/starferry"
+	"github.com/starferry/starferry/agent/api"
+	"github.com/starferry/starferry/agent/world"
 	"github.com/starferry/starferry/control"
 	"github.com/starferry/starferry/control/desired"
+	"github.com/starferry/starferry/scripting"
 )
 
 const lookWithin = 15 * time.Second
@@ -30,6 +34,13 @@ type groupView struct {
 	Throttle  float64               `json:"throttle"` // records per second; 0: none
 	Skips     []control.Skip        `json:"skips,omitempty"`
 	Instances []control.Lease       `json:"instances"`
+	// Sides is how the group stands on each cluster; empty if Kafka was not asked.
+	Sides map[starferry.ClusterName]sideView `json:"sides,omitempty"`
+	// Switch is the switch under way, in words.
+	Switch string `json:"switch,omitempty"`
+	Error  string `json:"error,omitempty"` // why the clusters could not be asked
+
+	placement *control.Placement
 }
 
 func (c *cli) consumersCommand() *cobra.Command {
@@ -41,7 +52,7 @@ reached over NATS; with a group, its instances and partitions.`,
 		Example: "  starferry consumers\n  starferry consumers orders",
 		Args:    cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			_, nc, err := c.connect()
+			cfg, nc, err := c.connect()
 			if err != nil {
 				return err
 			}
@@ -55,6 +66,18 @@ reached over NATS; with a group, its instances and partitions.`,
 			views, err := viewGroups(ctx, store, args)
 			if err != nil {
 				return err
+			}
+			f, closeAll, err := world.OpenView(cfg, nc, store, c.log(slog.LevelError))
+			if err != nil {
+				return err
+			}
+			defer func() { _ = closeAll() }() // nothing was written
+			addSides(ctx, f, views)
+			if len(args) == 1 && views[0].unknown() {
+				return fmt.Errorf("look at group %s: no instance of it is known, and no cluster of the configuration has it: is that its name?", args[0])
+			}
+			for i, v := range views {
+				views[i].Switch = v.switchUnderWay(ctx, &api.Client{Conn: nc}, v.placement)
 			}
 			switch {
 			case json:
@@ -93,9 +116,6 @@ func viewGroups(ctx context.Context, store *desired.Store, only []string) ([]gro
 		if err != nil {
 			return nil, err
 		}
-		if len(only) > 0 && len(v.Instances) == 0 && v.Phase == "" {
-			return nil, fmt.Errorf("look at group %s: no instance of it is known: does its service use the consumer library, with the same NATS?", g)
-		}
 		views = append(views, v)
 	}
 	return views, nil
@@ -106,7 +126,7 @@ func viewGroup(ctx context.Context, store *desired.Store, g starferry.Group) (gr
 	p, _, err := store.Placement(ctx, g)
 	switch {
 	case err == nil:
-		v.Home, v.Phase, v.Epoch = p.Active, p.Phase, p.Epoch
+		v.Home, v.Phase, v.Epoch, v.placement = p.Active, p.Phase, p.Epoch, &p
 	case !errors.Is(err, desired.ErrNotFound):
 		return v, err
 	}
@@ -153,16 +173,26 @@ func showGroups(w io.Writer, views []groupView) error {
 	for _, v := range views {
 		rows = append(rows, []string{
 			string(v.Group), string(v.Home), or(string(v.Phase), "steady"), fmt.Sprint(v.Epoch),
-			strconv.Itoa(len(v.Instances)), fmt.Sprint(v.Lag), rate(v.Throttle), strconv.Itoa(len(v.Skips)),
+			strconv.Itoa(len(v.Instances)), v.lags(), rate(v.Throttle), strconv.Itoa(len(v.Skips)),
 		})
 	}
-	return table(w, []string{"group", "home", "phase", "epoch", "instances", "lag", "throttle", "skips"}, rows)
+	_, err := fmt.Fprintln(w, scripting.Table(scripting.Width, []string{"group", "home", "phase", "epoch", "instances", "lag", "throttle", "skips"}, rows))
+	for _, v := range views {
+		if v.Error != "" {
+			fmt.Fprintf(w, "%s: %s\n", v.Group, v.Error)
+		}
+	}
+	return err
 }
 
 func showGroup(w io.Writer, v groupView) error {
 	if err := showGroups(w, []groupView{v}); err != nil {
 		return err
 	}
+	if v.Switch != "" {
+		fmt.Fprintln(w, "\n"+v.Switch)
+	}
+	showSides(w, v)
 	fmt.Fprintln(w)
 	var instances, partitions [][]string
 	now := time.Now()
@@ -173,6 +203,9 @@ func showGroup(w io.Writer, v groupView) error {
 			if !m.Good {
 				state = "joining"
 			}
+			if m.Cluster != l.Home && l.Home != "" {
+				state = strings.TrimSpace("standby " + strings.TrimPrefix(state, "good"))
+			}
 			members = append(members, fmt.Sprintf("%s:%d %s", m.Cluster, m.Generation, state))
 		}
 		instances = append(instances, []string{
@@ -182,23 +215,47 @@ func showGroup(w io.Writer, v groupView) error {
 		for _, p := range l.Partitions {
 			blocked := "-"
 			if p.Blocked != nil {
-				blocked = fmt.Sprintf("at %d", *p.Blocked)
+				if blocked = fmt.Sprint(*p.Blocked); p.BlockedSince > 0 {
+					blocked += " for " + now.Sub(time.UnixMilli(p.BlockedSince)).Round(100*time.Millisecond).String()
+				}
 			}
 			partitions = append(partitions, []string{
-				p.Partition.String(), string(p.Cluster), string(l.Instance), fmt.Sprint(p.Committed), fmt.Sprint(p.End),
-				fmt.Sprint(max(0, p.End-p.Committed)), strconv.Itoa(p.InFlight), blocked,
+				p.Partition.String(), string(p.Cluster), string(l.Instance), fmt.Sprint(p.Position), fmt.Sprint(p.Committed), fmt.Sprint(p.End),
+				v.lagsOf(p), strconv.Itoa(p.InFlight), blocked,
 			})
 		}
 	}
-	if err := table(w, []string{"instance", "process", "home", "memberships", "seen", "refuses"}, instances); err != nil {
-		return err
-	}
+	fmt.Fprintln(w, scripting.Table(scripting.Width, []string{"instance", "process", "home", "memberships", "seen", "refuses"}, instances))
 	fmt.Fprintln(w)
 	byPartition(partitions)
-	if err := table(w, []string{"partition", "cluster", "instance", "committed", "end", "lag", "in flight", "blocked"}, partitions); err != nil {
-		return err
-	}
+	fmt.Fprintln(w, scripting.Table(scripting.Width, []string{"partition", "cluster", "instance", "next", "committed", "end", "lag", "busy", "blocked"}, partitions))
 	return showRepeats(w, v.Instances)
+}
+
+// unknown reports whether nothing at all is known of the group. A cluster that
+// cannot be read may know it.
+func (g groupView) unknown() bool {
+	if len(g.Instances) > 0 || g.Phase != "" || g.Error != "" {
+		return false
+	}
+	for _, s := range g.Sides {
+		if s.Error != "" || len(s.Members) > 0 || len(s.Partitions) > 0 {
+			return false
+		}
+	}
+	return true
+}
+
+// lagsOf is a partition's lag where it is read, and on the other clusters that
+// have a commit of it.
+func (g groupView) lagsOf(p control.PartitionState) string {
+	text := fmt.Sprint(max(0, p.End-p.Committed))
+	for _, c := range g.clusters() {
+		if at, ok := g.Sides[c].Partitions[p.Partition]; ok && c != p.Cluster {
+			text += fmt.Sprintf(", %s %d", c, at.Lag)
+		}
+	}
+	return text
 }
 
 // showRepeats lists what instances that died may have handled before the
@@ -215,7 +272,8 @@ func showRepeats(w io.Writer, instances []control.Lease) error {
 	}
 	byPartition(rows)
 	fmt.Fprintln(w)
-	return table(w, []string{"handled twice?", "cluster", "from", "to", "why"}, rows)
+	_, err := fmt.Fprintln(w, scripting.Table(scripting.Width, []string{"handled twice?", "cluster", "from", "to", "why"}, rows))
+	return err
 }
 
 // byPartition sorts rows that begin with a partition.

@@ -37,6 +37,9 @@ type Side struct {
 	Err string // why the cluster could not be read
 }
 
+// Fenced reports whether a group is held by an agent's fence.
+func Fenced(g switchover.GroupSeen) bool { return fencing(g) }
+
 // Groups lists the groups that have desired state or live instances, in order.
 func (f *Fleet) Groups(ctx context.Context) ([]starferry.Group, error) {
 	stored, err := f.c.Store.Groups(ctx)

@@ -42,6 +42,11 @@ func TestAFrozenInstanceIsEvicted(t *testing.T) {
 	s, frozen, before, run := frozenInDrain(h, 45*time.Second, `, on_straggler = "evict"`)
 	h.says(<-run, 0, "is finished")
 	s.consumesOn(h.new)
+	t.Log(h.starferry("consumers", string(s.group)).out)
+	report := h.starferry("report", string(s.group))
+	t.Log(report.out)
+	h.says(report, 0, "EVICTED", "i2", "PERHAPS HANDLED", "drain", "asked by")
+	h.says(h.starferry("report", h.runName("frozen.star"), "--json"), 0, `"evicted"`, `"places"`)
 	require.NoError(t, frozen.Signal(syscall.SIGCONT))
 	count := s.handledBy("i2")
 	require.Eventually(t, func() bool { return s.handledBy("i2") > count+20 }, patience, poll, "the instance that woke up gets nothing to do")
@@ -57,7 +62,14 @@ func TestAFrozenInstanceAbortsTheSwitch(t *testing.T) {
 	h.agent()
 	h.shards(2)
 	s, frozen, before, run := frozenInDrain(h, 15*time.Second, "")
+	require.Eventually(t, func() bool {
+		return strings.Contains(h.starferry("status").out, "i2")
+	}, patience, poll, "the status does not say what is waited for")
+	t.Log(h.starferry("status").out)
+	t.Log(h.starferry("consumers", string(s.group)).out)
 	ended := <-run
+	t.Log(ended.err)
+	t.Log(h.starferry("report", string(s.group)).out)
 	require.NoError(t, frozen.Signal(syscall.SIGCONT))
 	require.NotZero(t, ended.exit)
 	for _, words := range []string{"i2", "without a lease", "lives on " + string(h.old.Name), `on_straggler="evict"`} {
