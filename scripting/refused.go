@@ -55,7 +55,7 @@ func (e *RefusedError) Error() string {
 	var b strings.Builder
 	writeWrapped(&b, "", fmt.Sprintf("%s: expected %s", e.Op, e.Expected))
 	groups, told := e.groups(), false
-	for _, g := range groups {
+	for i, g := range groups {
 		headings, rows := []string{"found", "what"}, [][]string{}
 		if len(groups) == 1 && wide(g) {
 			headings = append(headings, "why", "what to do")
@@ -63,8 +63,12 @@ func (e *RefusedError) Error() string {
 		for _, r := range g {
 			rows = append(rows, []string{r.Subject, r.What, r.Why, r.Do}[:len(headings)])
 		}
-		b.WriteString("\n" + Table(refusedWidth, trimmed(headings, rows), trimmedRows(rows)))
-		if len(headings) == 2 {
+		columns := len(headings)
+		if headings = trimmed(headings, rows); i > 0 {
+			headings = nil
+		}
+		b.WriteString("\n" + Table(refusedWidth, headings, trimmedRows(rows)))
+		if columns == 2 {
 			writeWrapped(&b, "  why   ", g[0].Why)
 			writeWrapped(&b, "  do    ", g[0].Do)
 		}

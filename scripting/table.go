@@ -10,13 +10,16 @@ const Width = 100
 
 // Table lays rows out under headings in at most width columns: the widest
 // columns are wrapped at spaces, or where a word is longer than its column. The
-// last line has no newline.
+// last line has no newline. Without headings the rows stand alone.
 func Table(width int, headings []string, rows [][]string) string {
 	upper := make([]string, len(headings))
 	for i, h := range headings {
 		upper[i] = strings.ToUpper(h)
 	}
 	all := append([][]string{upper}, rows...)
+	if len(headings) == 0 {
+		all = rows
+	}
 	widths := fit(width, all)
 	var b strings.Builder
 	for i, row := range all {

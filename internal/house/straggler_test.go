@@ -42,9 +42,8 @@ func TestAFrozenInstanceIsEvicted(t *testing.T) {
 	s, frozen, before, run := frozenInDrain(h, 45*time.Second, `, on_straggler = "evict"`)
 	h.says(<-run, 0, "is finished")
 	s.consumesOn(h.new)
-	t.Log(h.starferry("consumers", string(s.group)).out)
+	h.says(h.starferry("consumers", string(s.group)), 0, "4 moved", string(h.new.Name))
 	report := h.starferry("report", string(s.group))
-	t.Log(report.out)
 	h.says(report, 0, "EVICTED", "i2", "PERHAPS HANDLED", "drain", "asked by")
 	h.says(h.starferry("report", h.runName("frozen.star"), "--json"), 0, `"evicted"`, `"places"`)
 	require.NoError(t, frozen.Signal(syscall.SIGCONT))
@@ -65,11 +64,9 @@ func TestAFrozenInstanceAbortsTheSwitch(t *testing.T) {
 	require.Eventually(t, func() bool {
 		return strings.Contains(h.starferry("status").out, "i2")
 	}, patience, poll, "the status does not say what is waited for")
-	t.Log(h.starferry("status").out)
-	t.Log(h.starferry("consumers", string(s.group)).out)
+	h.says(h.starferry("consumers", string(s.group)), 0, "switch to "+string(h.new.Name)+" open: drain", "standby")
 	ended := <-run
-	t.Log(ended.err)
-	t.Log(h.starferry("report", string(s.group)).out)
+	h.says(h.starferry("report", string(s.group)), 0, "not moved", "without a lease")
 	require.NoError(t, frozen.Signal(syscall.SIGCONT))
 	require.NotZero(t, ended.exit)
 	for _, words := range []string{"i2", "without a lease", "lives on " + string(h.old.Name), `on_straggler="evict"`} {
