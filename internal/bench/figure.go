@@ -65,6 +65,7 @@ func catalogue() []Figure {
 			Figure{Name: c.prefix + "_cpu_s_per_gb_broker", Text: "CPU per GB of the target broker meanwhile, " + c.text, Unit: "s/GB"},
 		)
 	}
+	out = append(out, consumerFigures()...)
 	return append(out,
 		Figure{Name: "relay_cpu_s_per_gb", Text: "CPU per GB of a bare TCP relay with a CRC32-C", Unit: "s/GB"},
 		Figure{Name: "copy_cpu_ratio_relay", Text: "CPU per GB beside the bare relay, uncompressed", Unit: "ratio", Bar: most(2)},

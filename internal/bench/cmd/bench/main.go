@@ -29,6 +29,9 @@ func run(args []string) error {
 	if len(args) == 3 && args[0] == bench.RelayCommand {
 		return bench.ServeRelay(args[1], args[2])
 	}
+	if len(args) == 3 && args[0] == bench.IdleCommand {
+		return bench.ServeIdle(args[1], args[2])
+	}
 	o := bench.Options{Out: os.Stdout, Log: os.Stderr}
 	flags := flag.NewFlagSet("bench", flag.ExitOnError)
 	only := flags.String("only", "all", "parts to run, with commas between them; all, or list to see them")
