@@ -27,6 +27,7 @@ var errClosed = errors.New("consumer is closed")
 type Consumer struct {
 	cfg    Config
 	handle BatchHandler
+	one    Handler // the same, if it takes records one by one
 	boot   string
 	host   string
 	log    *slog.Logger
@@ -44,6 +45,7 @@ type Consumer struct {
 	finished chan struct{} // the machine is done
 
 	limiter  *rate.Limiter
+	limited  atomic.Bool // the limiter has a limit
 	settings atomic.Pointer[settings]
 	stopping atomic.Bool
 	deaf     atomic.Pointer[[]string] // records whose handlers do not stop
@@ -76,7 +78,7 @@ func Open(ctx context.Context, cfg Config, handler Handler) (*Consumer, error) {
 	if handler != nil {
 		handle = func(ctx context.Context, rs []Record) error { return handler(ctx, rs[0]) }
 	}
-	return open(ctx, cfg, handle)
+	return open(ctx, cfg, handle, handler)
 }
 
 // OpenBatches is Open with a handler of batches. Batches follow each other
@@ -88,10 +90,10 @@ func OpenBatches(ctx context.Context, cfg Config, handler BatchHandler) (*Consum
 	if cfg.BatchMax == 0 {
 		cfg.BatchMax = 500
 	}
-	return open(ctx, cfg, handler)
+	return open(ctx, cfg, handler, nil)
 }
 
-func open(ctx context.Context, cfg Config, handle BatchHandler) (*Consumer, error) {
+func open(ctx context.Context, cfg Config, handle BatchHandler, one Handler) (*Consumer, error) {
 	cfg, err := cfg.checked()
 	if err != nil {
 		return nil, fmt.Errorf("open consumer %s: %w", cfg.Group, err)
@@ -103,7 +105,7 @@ func open(ctx context.Context, cfg Config, handle BatchHandler) (*Consumer, erro
 		return nil, fmt.Errorf("open consumer %s: %w", cfg.Group, err)
 	}
 	c := &Consumer{
-		cfg: cfg, handle: handle, boot: token(8), finished: make(chan struct{}),
+		cfg: cfg, handle: handle, one: one, boot: token(8), finished: make(chan struct{}),
 		log:     cfg.Logger.With("group", cfg.Group, "instance", cfg.Instance),
 		wires:   map[starferry.ClusterName]*wire.Cluster{},
 		members: map[starferry.ClusterName]*membership{},

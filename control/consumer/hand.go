@@ -33,8 +33,15 @@ func (j *job) first() starferry.Offset {
 // flight is a job that a handler has, or waits to have again.
 type flight struct {
 	job
-	since   time.Time
-	release context.CancelFunc
+	leash
+	since time.Time
+}
+
+// leash is a handler's context and the end of it. Making one for each record
+// would cost more than all else of handing it out.
+type leash struct {
+	ctx     context.Context
+	release context.CancelFunc // nil: no handler has the job
 }
 
 // maxAhead bounds how many records of a partition are given to its workers and
@@ -53,29 +60,47 @@ func (p *part) work() {
 		if !ok {
 			return
 		}
-		at := k.from
-		var next job
-		for _, r := range k.records {
-			span := starferry.Range{From: at, To: starferry.Offset(r.Offset) + 1}
-			at = span.To
-			if p.passed(starferry.Offset(r.Offset)) {
-				p.dequeue(1)
-				p.pass(span)
-				continue
-			}
-			next.add(r, span)
-			if len(next.records) >= p.s.c.cfg.BatchMax {
-				if !give(next) {
-					return
-				}
-				next = job{}
-			}
-		}
-		if len(next.records) > 0 && !give(next) {
+		if !p.share(k, give) {
 			return
 		}
-		p.pass(starferry.Range{From: at, To: k.next})
 	}
+}
+
+// share gives a chunk out in jobs, which are stretches of it: nothing is copied.
+// False when the session halts.
+func (p *part) share(k chunk, give func(job) bool) bool {
+	spans := make([]starferry.Range, len(k.records))
+	sieve, at, begun := p.sieve(k.from), k.from, 0
+	for i := range k.records {
+		o := starferry.Offset(k.records[i].Offset)
+		spans[i] = starferry.Range{From: at, To: o + 1}
+		at = o + 1
+		if sieve && p.passed(o) {
+			if i > begun && !give(k.job(spans, begun, i)) {
+				return false
+			}
+			p.dequeue(1)
+			p.pass(spans[i])
+			begun = i + 1
+			continue
+		}
+		if i+1-begun >= p.s.c.cfg.BatchMax {
+			if !give(k.job(spans, begun, i+1)) {
+				return false
+			}
+			begun = i + 1
+		}
+	}
+	if begun < len(k.records) && !give(k.job(spans, begun, len(k.records))) {
+		return false
+	}
+	p.pass(starferry.Range{From: at, To: k.next})
+	return true
+}
+
+// job is the stretch [from, to) of a chunk's records.
+func (k chunk) job(spans []starferry.Range, from, to int) job {
+	return job{k.records[from:to:to], spans[from:to:to]}
 }
 
 // oneByOne has each job handled before the next.
@@ -146,7 +171,7 @@ func (p *part) hand(j job) bool {
 		if !ok {
 			return false
 		}
-		err := p.s.c.handle(ctx, p.exports(f))
+		err := p.call(ctx, f)
 		skipped := ctx.Err() != nil && p.s.handling.Err() == nil
 		p.pauseFlight(f)
 		switch {
@@ -167,8 +192,19 @@ func (p *part) hand(j job) bool {
 	}
 }
 
+// call runs the handler.
+func (p *part) call(ctx context.Context, f *flight) error {
+	if one := p.s.c.one; one != nil && len(f.records) == 1 {
+		return one(ctx, p.export(f.records[0]))
+	}
+	return p.s.c.handle(ctx, p.exports(f))
+}
+
 // drop leaves out what is to be skipped.
 func (p *part) drop(f *flight) {
+	if !p.s.c.skipping() {
+		return
+	}
 	p.mu.Lock()
 	var left job
 	var gone []starferry.Range
@@ -199,27 +235,41 @@ func (p *part) begin(f *flight) (context.Context, bool) {
 	if p.halted || p.s.ctx.Err() != nil {
 		return nil, false
 	}
-	ctx, cancel := context.WithCancel(p.s.handling)
+	now := time.Now()
 	if f.since.IsZero() {
-		f.since = time.Now()
+		f.since = now
 		p.flights = append(p.flights, f)
 	}
-	f.release = cancel
-	p.last = time.Now().UnixMicro()
+	if n := len(p.leashes); n > 0 {
+		f.leash, p.leashes = p.leashes[n-1], p.leashes[:n-1]
+	} else {
+		f.ctx, f.release = context.WithCancel(p.s.handling)
+	}
+	p.last = now.UnixMicro()
 	p.handed = max(p.handed, f.spans[len(f.spans)-1].To)
 	if p.first == 0 {
 		p.first, p.from = p.last, f.first()
 		p.s.c.firstHanded(p)
 	}
-	return ctx, true
+	return f.ctx, true
 }
 
-// pauseFlight: the handler has returned. What it did not handle stays in flight.
+// pauseFlight: the handler has returned. What it did not handle stays in flight;
+// a context that has not ended serves the next.
 func (p *part) pauseFlight(f *flight) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	f.release()
-	f.release = nil
+	p.unleash(f)
+}
+
+// unleash takes a job's context back. The caller holds p.mu.
+func (p *part) unleash(f *flight) {
+	if f.release != nil && f.ctx.Err() == nil {
+		p.leashes = append(p.leashes, f.leash)
+	} else if f.release != nil {
+		f.release()
+	}
+	f.leash = leash{}
 }
 
 // land closes a job that is handled, or of which nothing is left.
@@ -230,8 +280,9 @@ func (p *part) land(f *flight) {
 	}
 	p.count += int64(len(f.spans))
 	p.flights = slices.DeleteFunc(p.flights, func(o *flight) bool { return o == f })
+	wake := p.dequeued(len(f.spans))
 	p.mu.Unlock()
-	p.dequeue(len(f.spans))
+	p.s.wakeUp(wake)
 	if p.s.c.cfg.CommitEach {
 		p.save(f)
 	}

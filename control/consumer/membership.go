@@ -42,9 +42,10 @@ type membership struct {
 	partitions map[starferry.Topic]int
 	looked     time.Time
 
-	good   atomic.Int64           // sinceBoot when the last answered heartbeat was sent
-	barred atomic.Pointer[string] // why it cannot join, if that does not pass by itself
-	ousted atomic.Bool            // another process has taken the place; never to be taken back
+	lookedAt atomic.Pointer[time.Time] // when the membership was last seen to be good
+	good     atomic.Int64              // sinceBoot when the last answered heartbeat was sent
+	barred   atomic.Pointer[string]    // why it cannot join, if that does not pass by itself
+	ousted   atomic.Bool               // another process has taken the place; never to be taken back
 }
 
 func newMembership(c *Consumer, wc *wire.Cluster) *membership {
@@ -291,6 +292,33 @@ func (m *membership) beat() {
 // alive returns true once a heartbeat sent within the last half session was
 // answered. After a freeze it asks the coordinator first.
 func (m *membership) alive(ctx context.Context) bool {
+	now := time.Now()
+	if looked := m.lookedAt.Load(); looked != nil && steady(*looked, now) {
+		return ctx.Err() == nil
+	}
+	if !m.awake(ctx) {
+		return false
+	}
+	at := now // now itself stays on the stack
+	m.lookedAt.Store(&at)
+	return true
+}
+
+// steadyFor is how long a look at the clock that goes on in a suspended machine
+// holds, while neither of the others has moved by more. Asking that one is a
+// system call; asking the others is not.
+const steadyFor = 5 * time.Millisecond
+
+// steady reports whether no time can have been lost since a look at the clock:
+// a stopped process finds the monotonic clock moved, one in a suspended machine
+// the wall clock.
+func steady(looked, now time.Time) bool {
+	mono, wall := now.Sub(looked), now.Round(0).Sub(looked.Round(0))
+	return mono >= 0 && mono < steadyFor && wall >= 0 && wall < steadyFor
+}
+
+// awake is alive by the clock that never stands still.
+func (m *membership) awake(ctx context.Context) bool {
 	limit := int64(m.c.cfg.SessionTimeout / 2)
 	for sinceBoot()-m.good.Load() > limit {
 		m.mu.Lock()

@@ -26,6 +26,7 @@ type part struct {
 	fetchAt starferry.Offset // next to fetch
 	done    waterline
 	flights []*flight
+	leashes []leash          // of no handler now
 	handed  starferry.Offset // behind the last record handed out
 	count   int64
 	end     starferry.Offset
@@ -184,16 +185,28 @@ func (p *part) pass(r starferry.Range) {
 // dequeue accounts for records that have left the queue.
 func (p *part) dequeue(n int) {
 	p.mu.Lock()
-	p.queued -= n
-	wake := p.full && p.queued <= p.s.c.cfg.QueueLow
-	if wake {
-		p.full = false
-	}
-	leader := p.leader
+	wake := p.dequeued(n)
 	p.mu.Unlock()
-	if wake {
-		p.s.wakeUp(leader)
+	p.s.wakeUp(wake)
+}
+
+// dequeued is dequeue for a caller who holds p.mu. It returns the broker whose
+// fetch loop is to look again, −1 for none.
+func (p *part) dequeued(n int) int32 {
+	p.queued -= n
+	if !p.full || p.queued > p.s.c.cfg.QueueLow {
+		return -1
 	}
+	p.full = false
+	return p.leader
+}
+
+// sieve reports whether some records of a chunk may need no handler. What is set
+// to be skipped later is seen when each is handed out.
+func (p *part) sieve(from starferry.Offset) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return len(p.done.ahead) > 0 || p.done.next != from || p.s.c.skipping()
 }
 
 // passed reports whether a record needs no handler: another instance has

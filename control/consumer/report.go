@@ -370,6 +370,9 @@ func (c *Consumer) adopt(v control.Settings, revision uint64) {
 	c.publish()
 }
 
+// skipping reports whether anything is to be passed over anywhere.
+func (c *Consumer) skipping() bool { return len(c.settings.Load().skips) > 0 }
+
 // skips reports whether a record is to be passed over.
 func (c *Consumer) skips(cluster starferry.ClusterName, tp starferry.TopicPartition, o starferry.Offset) bool {
 	for _, s := range c.settings.Load().skips {
@@ -386,9 +389,11 @@ func (c *Consumer) limit(own, every int) {
 	now := time.Now()
 	if t == nil || t.Rate <= 0 || every == 0 || t.Until != 0 && now.UnixMilli() >= t.Until {
 		c.limiter.SetLimitAt(now, rate.Inf)
+		c.limited.Store(false)
 		return
 	}
 	share := t.Rate * float64(own) / float64(every)
+	c.limited.Store(true)
 	c.limiter.SetLimitAt(now, rate.Limit(share))
 	c.limiter.SetBurstAt(now, max(1, int(share/20))) // at most 50 ms at once
 }
@@ -396,6 +401,9 @@ func (c *Consumer) limit(own, every int) {
 // admit waits until the rate allows n more records. It asks again and again
 // instead of booking a place, so that a new rate counts at once.
 func (c *Consumer) admit(ctx context.Context, n int) bool {
+	if !c.limited.Load() {
+		return true
+	}
 	for range n {
 		if !c.admitOne(ctx) {
 			return false

@@ -33,6 +33,10 @@ func (w *waterline) add(r starferry.Range) {
 	if r.From >= r.To {
 		return
 	}
+	if r.From == w.next && len(w.ahead) == 0 { // one after the other
+		w.next = r.To
+		return
+	}
 	i, _ := slices.BinarySearchFunc(w.ahead, r.From, func(a starferry.Range, o starferry.Offset) int { return int(a.To - o) })
 	j := i
 	for ; j < len(w.ahead) && w.ahead[j].From <= r.To; j++ {

@@ -55,7 +55,7 @@ func Decode(raw []byte, from int64, aborted []Aborted) ([]Record, int64, error) 
 	aborted = slices.Clone(aborted)
 	slices.SortFunc(aborted, func(a, b Aborted) int { return cmp.Compare(a.First, b.First) })
 	open := map[int64]bool{}
-	var out []Record
+	out := make([]Record, 0, count(raw))
 	next := from
 	for len(raw) >= 17 {
 		base := int64(binary.BigEndian.Uint64(raw))
@@ -95,6 +95,21 @@ func Decode(raw []byte, from int64, aborted []Aborted) ([]Record, int64, error) 
 		out, next = more, max(next, last+1)
 	}
 	return out, next, nil
+}
+
+// count is how many records the whole batches of raw say they hold, at most as
+// many as would fit uncompressed.
+func count(raw []byte) (n int) {
+	most := len(raw) / 7
+	for len(raw) >= headerSize && n < most {
+		size := int(int32(binary.BigEndian.Uint32(raw[8:]))) + 12
+		if size < headerSize || size > len(raw) {
+			break
+		}
+		n += max(0, int(int32(binary.BigEndian.Uint32(raw[57:]))))
+		raw = raw[size:]
+	}
+	return min(n, most)
 }
 
 func decodeBatch(out []Record, b []byte, base, last, from int64, open map[int64]bool) ([]Record, error) {
