@@ -8,6 +8,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/starferry/starferry/control/desired"
@@ -25,19 +26,34 @@ const (
 
 // locks are leases in NATS: those of a dead agent end by themselves.
 type locks struct {
+	js    jetstream.JetStream
 	kv    jetstream.KeyValue
 	owner string // this agent
 	log   *slog.Logger
 }
 
 func openLocks(ctx context.Context, js jetstream.JetStream, owner string, log *slog.Logger) (*locks, error) {
-	kv, err := jet.KeyValue(ctx, js, jetstream.KeyValueConfig{
-		Bucket: locksBucket, Description: "starferry: which agent works on what", TTL: lockTTL,
-	})
+	kv, err := jet.KeyValue(ctx, js, locksConfig())
 	if err != nil {
 		return nil, fmt.Errorf("open locks: %w", err)
 	}
-	return &locks{kv, owner, log}, nil
+	return &locks{js, kv, owner, log}, nil
+}
+
+func locksConfig() jetstream.KeyValueConfig {
+	return jetstream.KeyValueConfig{Bucket: locksBucket, Description: "starferry: which agent works on what", TTL: lockTTL}
+}
+
+// create takes a key that nobody has. A bucket that has vanished, because NATS
+// was emptied, is made again.
+func (l *locks) create(ctx context.Context, key string) (uint64, error) {
+	rev, err := l.kv.Create(ctx, key, []byte(l.owner))
+	if errors.Is(err, jetstream.ErrNoStreamResponse) || errors.Is(err, jetstream.ErrStreamNotFound) || errors.Is(err, nats.ErrNoResponders) {
+		if _, missing := jet.KeyValue(ctx, l.js, locksConfig()); missing == nil {
+			return l.kv.Create(ctx, key, []byte(l.owner))
+		}
+	}
+	return rev, err
 }
 
 // heldError says who has a lock.
@@ -76,7 +92,7 @@ func (l *locks) take(ctx context.Context, name string, lost func(error)) (*lock,
 // another takes it away, which happens when NATS was out of reach for long.
 func (l *locks) try(ctx context.Context, name string, lost func(error)) (*lock, error) {
 	k := &lock{l: l, key: desired.EncodeKey(name)}
-	rev, err := l.kv.Create(ctx, k.key, []byte(l.owner))
+	rev, err := l.create(ctx, k.key)
 	if errors.Is(err, jetstream.ErrKeyExists) {
 		e, getErr := l.kv.Get(ctx, k.key)
 		if getErr == nil {
@@ -117,7 +133,7 @@ func (k *lock) renew(ctx context.Context, name string, lost func(error)) {
 			lost(&heldError{name, string(e.Value())})
 			return
 		case errors.Is(err, jetstream.ErrKeyNotFound):
-			if rev, err := k.l.kv.Create(ctx, k.key, []byte(k.l.owner)); err == nil {
+			if rev, err := k.l.create(ctx, k.key); err == nil {
 				k.rev = rev
 			}
 		}

@@ -8,6 +8,8 @@
 //     knows it, and the server refuses it if another record stands there.
 //   - An append whose acknowledgement was lost is looked up, never repeated
 //     blindly: each record carries an id of its own.
+//   - A stream that has vanished, because NATS was emptied, is made again: what
+//     stood in it is lost, and new runs go on.
 package journal
 
 import (
@@ -48,7 +50,15 @@ var _ scripting.Journal = (*Journal)(nil)
 
 // Open finds the stream, or creates it.
 func Open(ctx context.Context, js jetstream.JetStream) (*Journal, error) {
-	stream, err := jet.Stream(ctx, js, jetstream.StreamConfig{
+	stream, err := jet.Stream(ctx, js, config())
+	if err != nil {
+		return nil, fmt.Errorf("open journal %s: %w: is JetStream enabled on the NATS server, and may this user manage streams?", StreamName, err)
+	}
+	return &Journal{js: js, stream: stream}, nil
+}
+
+func config() jetstream.StreamConfig {
+	return jetstream.StreamConfig{
 		Name:        StreamName,
 		Description: "journals of starferry's runs",
 		Subjects:    []string{subjectPrefix + "*"},
@@ -56,11 +66,17 @@ func Open(ctx context.Context, js jetstream.JetStream) (*Journal, error) {
 		Retention:   jetstream.LimitsPolicy,
 		DenyDelete:  true,
 		AllowDirect: true,
-	})
-	if err != nil {
-		return nil, fmt.Errorf("open journal %s: %w: is JetStream enabled on the NATS server, and may this user manage streams?", StreamName, err)
 	}
-	return &Journal{js: js, stream: stream}, nil
+}
+
+// remade reports whether an error says that the stream is gone, and makes it
+// again.
+func (j *Journal) remade(ctx context.Context, err error) bool {
+	if !errors.Is(err, jetstream.ErrStreamNotFound) && !errors.Is(err, jetstream.ErrNoStreamResponse) && !errors.Is(err, nats.ErrNoResponders) {
+		return false
+	}
+	_, err = jet.Stream(ctx, j.js, config())
+	return err == nil
 }
 
 // Append implements scripting.Journal.
@@ -83,6 +99,7 @@ func (j *Journal) Append(ctx context.Context, after uint64, r scripting.Record) 
 		if err == nil || errors.Is(err, scripting.ErrFenced) || ctx.Err() != nil {
 			return seq, err
 		}
+		j.remade(ctx, err)
 		switch found, seq := j.lookUp(ctx, m.Subject, id, after); found {
 		case ours:
 			return seq, nil
@@ -151,6 +168,9 @@ func (j *Journal) lookUp(ctx context.Context, subject, id string, after uint64) 
 // Last is the sequence number of a run's last record, 0 if it has none.
 func (j *Journal) Last(ctx context.Context, run string) (uint64, error) {
 	m, err := j.stream.GetLastMsgForSubject(ctx, subject(run))
+	if err != nil && j.remade(ctx, err) {
+		m, err = j.stream.GetLastMsgForSubject(ctx, subject(run))
+	}
 	switch {
 	case errors.Is(err, jetstream.ErrMsgNotFound):
 		return 0, nil
@@ -229,6 +249,9 @@ func decode(m jetstream.Msg) (scripting.Record, error) {
 // Runs implements scripting.Journal.
 func (j *Journal) Runs(ctx context.Context) ([]string, error) {
 	info, err := j.stream.Info(ctx, jetstream.WithSubjectFilter(subjectPrefix+"*"))
+	if err != nil && j.remade(ctx, err) {
+		info, err = j.stream.Info(ctx, jetstream.WithSubjectFilter(subjectPrefix+"*"))
+	}
 	if err != nil {
 		return nil, fmt.Errorf("list runs: %w", err)
 	}

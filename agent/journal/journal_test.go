@@ -159,6 +159,37 @@ func TestAJournalOutlivesItsServer(t *testing.T) {
 	require.NoError(t, err)
 }
 
+// NATS is emptied under an agent that runs: old runs are lost, new ones go on.
+func TestAStreamThatHasVanishedIsMadeAgain(t *testing.T) {
+	for name, first := range map[string]func(*journal.Journal) error{
+		"by an append": func(j *journal.Journal) error {
+			_, err := j.Append(ctx(t), 0, record("b", scripting.Started, "first"))
+			return err
+		},
+		"by a look at a run": func(j *journal.Journal) error { _, err := j.Last(ctx(t), "b"); return err },
+		"by a list":          func(j *journal.Journal) error { _, err := j.Runs(ctx(t)); return err },
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t)
+			j := w.start()
+			after, err := j.Append(ctx(t), 0, record("a", scripting.Started, "old"))
+			require.NoError(t, err)
+			js, err := jetstream.New(w.conn)
+			require.NoError(t, err)
+			require.NoError(t, js.DeleteStream(ctx(t), journal.StreamName))
+
+			require.NoError(t, first(j))
+			_, err = j.Append(ctx(t), after, record("a", scripting.Started, "goes on"))
+			require.ErrorIs(t, err, scripting.ErrFenced, "a run whose beginning is lost cannot go on")
+			_, err = j.Append(ctx(t), 0, record("c", scripting.Started, "new"))
+			require.NoError(t, err)
+			records, err := j.Read(ctx(t), "c")
+			require.NoError(t, err)
+			require.Equal(t, []string{"new"}, texts(records))
+		})
+	}
+}
+
 func TestWithoutNATSAnAppendWaitsForItsContextAndSaysSo(t *testing.T) {
 	w := newWorld(t)
 	j := w.start()
