@@ -140,6 +140,27 @@ func slow(ctx context.Context, t *trial) error {
 	return t.during(ctx, proxy.Weather{Delay: t.part(150 * time.Millisecond)}, 4*time.Second, t.fault.Side, t.fault.What)
 }
 
+// slowSeeder makes the way of the crew's first instance, which carries out
+// orders, to the cluster that the crew is moved to a slow one.
+func slowSeeder(ctx context.Context, t *trial) error {
+	home, _, err := t.crews[0].truth(ctx, t.w)
+	if err != nil {
+		return err
+	}
+	t.w.ways[t.crews[0].instances[0]].kafka[1-side(home)].Set(proxy.Weather{Delay: 300 * time.Millisecond})
+	return nil
+}
+
+// restOfCrewDies kills one of the others, so that both groups get a new
+// generation while the seed is under way.
+func restOfCrewDies(ctx context.Context, t *trial) error {
+	if err := t.w.Kill(ctx, false, t.crews[0].instances[1]); err != nil {
+		return err
+	}
+	ground.Pause(ctx, comeBack)
+	return nil
+}
+
 // clusterAway has nobody reach a cluster.
 func clusterAway(ctx context.Context, t *trial) error {
 	return t.during(ctx, proxy.Weather{Refused: true}, t.part(6*time.Second), side(t.fault.What), t.w.parties()...)

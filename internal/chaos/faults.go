@@ -67,6 +67,7 @@ func deck(real bool) []deed {
 		{name: "frozen link", weight: 1, takes: parties, run: cut(proxy.Weather{Frozen: true})},
 		{name: "slow link", weight: 2, run: slow},
 		{name: "slow link", weight: 2, takes: parties, run: slow},
+		{name: "slow seeder", weight: 2, takes: []string{"crew"}, arm: slowSeeder, run: restOfCrewDies},
 		{name: "cut from NATS", weight: 2, run: cutNATS},
 		{name: "cut from NATS", weight: 2, takes: append(parties, natsRole), run: cutNATS},
 		{name: "late packets", weight: 3, run: latePackets},

@@ -160,7 +160,7 @@ func (t *trial) recover(ctx context.Context, r *Result) error {
 		r.Made++
 	}
 	for _, c := range t.w.crews {
-		if err := c.flows(ctx, time.Now(), settleWithin); err != nil {
+		if err := c.flows(ctx, time.Now(), t.w.patience); err != nil {
 			return stuckError{fmt.Errorf("after the trial %w", err)}
 		}
 	}
@@ -174,7 +174,7 @@ func (w *World) relink(ctx context.Context) error {
 		c.lastRun = ""
 		call := fmt.Sprintf("replicate(%s, source = %q, target = %q)", strings.ReplaceAll(fmt.Sprintf("%q", c.topics()), " ", ", "), estate.Old, estate.New)
 		var last error
-		err := ground.Until(ctx, settleWithin, ground.Rare, func() (bool, error) {
+		err := ground.Until(ctx, w.patience, ground.Rare, func() (bool, error) {
 			_, last = w.estates[""].Command(ctx, "exec", "--auto-approve", "-c", call)
 			return last == nil, nil
 		})
@@ -246,7 +246,7 @@ var (
 // settle brings a switch to its end as an operator would: what an agent has left
 // is resumed; what was undone, or is known no more, is asked for again.
 func (m *move) settle(ctx context.Context, w *World) (outcome string, undone int, err error) {
-	ctx, cancel := context.WithTimeout(ctx, settleWithin)
+	ctx, cancel := context.WithTimeout(ctx, w.patience)
 	defer cancel()
 	op, run, verb := m.op, m.undoes, "resume"
 	if m.undoes != "" {
@@ -257,7 +257,7 @@ func (m *move) settle(ctx context.Context, w *World) (outcome string, undone int
 		_ = op.Wait(ctx) // its exit code tells
 		if ctx.Err() != nil {
 			op.Kill()
-			return "", undone, stuckError{fmt.Errorf("%s is not moved to %s %s after the fault; the last attempt said:\n%s", m.crew.group, m.target, settleWithin, last)}
+			return "", undone, stuckError{fmt.Errorf("%s is not moved to %s %s after the fault; the last attempt said:\n%s", m.crew.group, m.target, w.patience, last)}
 		}
 		last = op.Tail()
 		if found := runName.FindStringSubmatch(last); found != nil {
@@ -302,7 +302,7 @@ func (m *move) settle(ctx context.Context, w *World) (outcome string, undone int
 
 // check lets the checker read what all crews have done.
 func (w *World) check(ctx context.Context, stuck bool) (checker.Verdict, error) {
-	within := settleWithin / 2
+	within := w.patience / 2
 	if w.Early > 0 || stuck {
 		within = plantWithin
 	}

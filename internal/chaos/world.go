@@ -1,6 +1,7 @@
 package chaos
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"os"
@@ -36,7 +37,10 @@ type Options struct {
 	Early  time.Duration // plants a bug in the service, see ServiceOptions
 	Work   time.Duration // a record takes
 	Crews  int           // 0: all there are
-	Direct bool          // no proxies: no fault will happen
+	// Patience is how long the groups may take to be well again after a fault; 0
+	// means 90 s.
+	Patience time.Duration
+	Direct   bool // no proxies: no fault will happen
 }
 
 // World is everything that runs.
@@ -47,6 +51,7 @@ type World struct {
 	Early, Work time.Duration
 	natsAddress string
 	direct      bool
+	patience    time.Duration
 
 	estates  map[string]*estate.Estate // by the role that runs in it; "": command lines
 	roles    map[string]*role
@@ -69,7 +74,7 @@ type role struct {
 
 // Open starts a world. Close ends it.
 func Open(ctx context.Context, o Options) (*World, error) {
-	w := &World{Ground: ground.New(o.Options), Script: o.Script, Rate: o.Rate, Early: o.Early, Work: o.Work, direct: o.Direct, estates: map[string]*estate.Estate{},
+	w := &World{Ground: ground.New(o.Options), Script: o.Script, Rate: o.Rate, Early: o.Early, Work: o.Work, direct: o.Direct, patience: cmp.Or(o.Patience, settleWithin), estates: map[string]*estate.Estate{},
 		roles: map[string]*role{}, ways: map[string]*ways{}, readers: map[starferry.ClusterName]*Reader{}}
 	w.crews = newCrews()
 	if o.Crews > 0 {

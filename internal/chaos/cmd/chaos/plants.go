@@ -57,7 +57,7 @@ func (s settings) find(ctx context.Context, p chaos.Plant, root string, limit ti
 	if s.world.Binary, s.world.Self, err = p.Build(ctx, root, dir); err != nil {
 		return err
 	}
-	s.world.Work, s.world.Crews = p.Work, 1
+	s.world.Work, s.world.Crews, s.world.Patience = p.Work, 1, 40*time.Second
 	s.campaign.Only, s.campaign.At, s.campaign.Aimed, s.campaign.Instances = p.Only, p.At, true, true
 	s.campaign.For, s.campaign.Out = limit, io.Discard
 	began := time.Now()
