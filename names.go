@@ -29,6 +29,12 @@ const NoOffset Offset = -1
 // LinkName names a link; it becomes part of transactional ids and NATS subjects.
 type LinkName string
 
+// LinkBetween is the name of a link between two clusters that was given none:
+// "old-new" from old to new.
+func LinkBetween(source, target ClusterName) LinkName {
+	return LinkName(string(source) + "-" + string(target))
+}
+
 // InstanceID names one process of a service. It travels in Kafka's client id.
 type InstanceID string
 

@@ -63,3 +63,7 @@ func TestASecretNeverShowsItself(t *testing.T) {
 	require.NotContains(t, out.String(), fmt.Sprintf("%x", canary))
 	require.Equal(t, canary, c.SASL.Password.Reveal())
 }
+
+func TestLinksBetweenClustersHaveOneName(t *testing.T) {
+	require.Equal(t, LinkName("old-new"), LinkBetween("old", "new"))
+}

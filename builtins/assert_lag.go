@@ -224,7 +224,11 @@ func (a assertLag) dependsOnPlan(c scripting.Call) bool {
 		return planned(c, "switch_consumer", "group", of)
 	}
 	for _, e := range c.Earlier {
-		if e.Builtin == "replicate" && e.Verdict == scripting.WillDo && (e.Args.Text("link") == of || e.Args.Text("source")+"-"+e.Args.Text("target") == of) {
+		if e.Builtin != "replicate" || e.Verdict != scripting.WillDo {
+			continue
+		}
+		between := starferry.LinkBetween(starferry.ClusterName(e.Args.Text("source")), starferry.ClusterName(e.Args.Text("target")))
+		if e.Args.Text("link") == of || string(between) == of {
 			return true
 		}
 	}

@@ -1,6 +1,7 @@
 package builtins
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -47,9 +48,7 @@ func (r replicate) request(c scripting.Call) (ReplicateRequest, error) {
 	if len(q.Topics) == 0 && len(q.Settings.Match) == 0 {
 		return q, fmt.Errorf("replicate: the list of topics is empty; topics_of(cluster, group) lists those of a group")
 	}
-	if q.Link == "" {
-		q.Link = starferry.LinkName(string(q.Source) + "-" + string(q.Target))
-	}
+	q.Link = cmp.Or(q.Link, starferry.LinkBetween(q.Source, q.Target))
 	if c.Args.Has("rate") {
 		rate := c.Args.Rate("rate")
 		if !rate.Bytes {

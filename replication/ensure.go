@@ -1,6 +1,7 @@
 package replication
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -21,13 +22,12 @@ type Ensured struct {
 
 // Ensure makes a link, or adds topics to it: it creates the target topics,
 // writes the spec and returns when every lane is owned and past its recovery.
-// It does not wait for the copy. A repeated request with the same token says
+// It does not wait for the copy. Without a name it is [starferry.LinkBetween]. A
+// repeated request with the same token says
 // the same again. Lanes that have stopped are tried once more; a link that is
 // paused stays so.
 func (c *Client) Ensure(ctx context.Context, want LinkSpec) (Ensured, error) {
-	if want.Name == "" {
-		want.Name = starferry.LinkName(fmt.Sprintf("%s-to-%s", want.Source, want.Target))
-	}
+	want.Name = cmp.Or(want.Name, starferry.LinkBetween(want.Source, want.Target))
 	if err := want.Check(); err != nil {
 		return Ensured{}, fmt.Errorf("ensure %w", err)
 	}

@@ -39,10 +39,13 @@ type readback struct {
 	known  bool          // seq is known
 	seq    int32         // expected next in that epoch
 	behind starferry.Offset
-	slack  int64            // copies of ours that the target lacks, behind the map's end
-	strays bool             // behind it stand copies whose source records are gone
-	lost   error            // why what follows cannot be placed; nil: it can
-	start  starferry.Offset // of the target log
+	slack  int64 // copies of ours that the target lacks, behind the map's end
+	strays bool  // behind it stand copies whose source records are gone
+	// vanished is how many offsets the target's log lacks behind the last batch of
+	// ours: what a cleaner or retention took there may have been copies.
+	vanished int64
+	lost     error            // why what follows cannot be placed; nil: it can
+	start    starferry.Offset // of the target log
 	// floor is a target offset below which all of the epoch's records up to seq
 	// stand: where the next one can stand at the earliest.
 	floor starferry.Offset
@@ -333,6 +336,7 @@ func (r *readback) scan(ctx context.Context, at starferry.Offset) (starferry.Off
 	for {
 		p, err := fetchOnce(ctx, r.l.c.tgt, r.l.to, at, glance{waitMS: 20, maxBytes: 4 << 20})
 		if errors.Is(err, kafka.OffsetOutOfRange) && p != nil && starferry.Offset(p.LogStartOffset) > at {
+			r.vanished += p.LogStartOffset - int64(at)
 			at = starferry.Offset(p.LogStartOffset)
 			continue
 		}
@@ -361,6 +365,7 @@ func (r *readback) scan(ctx context.Context, at starferry.Offset) (starferry.Off
 			if err != nil || b.NextOffset() <= at {
 				continue
 			}
+			r.vanished += max(0, int64(b.BaseOffset()-at))
 			at = b.NextOffset()
 			if b.Control() && b.ProducerID() == r.f.producer.ID && b.ProducerEpoch() >= r.f.producer.Epoch {
 				return b.BaseOffset(), nil
@@ -369,6 +374,7 @@ func (r *readback) scan(ctx context.Context, at starferry.Offset) (starferry.Off
 				if err := r.own(ctx, b); err != nil {
 					return 0, err
 				}
+				r.vanished = 0 // sequences tell
 			}
 		}
 		if ctx.Err() != nil {
@@ -466,7 +472,7 @@ func (r *readback) skip(ctx context.Context, to, gone starferry.Offset) error {
 		if err != nil {
 			return err
 		}
-		if err := r.hole(pc, r.strays); err != nil {
+		if err := r.hole(pc, r.unsure()); err != nil {
 			return err
 		}
 		r.walk.advance(pc.count)

@@ -88,7 +88,7 @@ func (r *readback) match(ctx context.Context, n int64, b batch.Batch) error {
 			return fmt.Errorf("the cleaners of both clusters left too little to tell where target offset %d came from: %w", rec.Offset, errGone)
 		}
 		twice[p] = true
-		places = append(places, spot{source, rec.Offset, r.strays})
+		places = append(places, spot{source, rec.Offset, r.strays || slack > 0})
 		last, slack, r.strays = source, 0, false
 	}
 	r.slack = slack + int64(b.NextOffset()-taken)
@@ -98,9 +98,9 @@ func (r *readback) match(ctx context.Context, n int64, b batch.Batch) error {
 // spot is where a source record's copy was found.
 type spot struct {
 	source, target starferry.Offset
-	// strays: copies stand between it and the spot before whose source records
-	// are gone, so that what the source's cleaner took there was no hole when it
-	// was copied.
+	// strays: between it and the spot before stand copies whose source records are
+	// gone, or stood some that are gone too, so that what the source's cleaner took
+	// there was no hole when it was copied.
 	strays bool
 }
 
@@ -143,13 +143,17 @@ func (r *readback) hole(p piece, strays bool) error {
 	return r.m.Hole(p.source, p.end(), p.hole)
 }
 
+// unsure reports whether copies stand or stood behind the map's end whose source
+// records may be gone.
+func (r *readback) unsure() bool { return r.strays || r.slack > 0 || r.vanished > 0 }
+
 // trail passes what the source's cleaner has taken behind the last record that
 // was placed, if copies stray there.
 func (r *readback) trail(ctx context.Context) error {
 	w := r.source()
 	w.soft = true
 	defer func() { w.soft = false }()
-	for r.strays {
+	for r.unsure() {
 		next, _ := r.m.Next()
 		pc, err := w.peek(ctx, next)
 		if errors.Is(err, errEnd) || err == nil && pc.hole == "" {

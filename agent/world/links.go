@@ -58,9 +58,6 @@ func (l *Links) Replicate(ctx context.Context, r builtins.ReplicateRequest) (bui
 		Sample: r.Settings.Sample, Scrub: r.Settings.Scrub, OnLoss: replication.OnLoss(r.Settings.OnLoss),
 		Buckets: l.cfg.Shards.Buckets, RateBytes: r.Rate, RateRecords: r.RateRecords, VerifyBytes: r.Verify, Token: r.Token,
 	}
-	if spec.Name == "" {
-		spec.Name = starferry.LinkName(string(r.Source) + "-" + string(r.Target))
-	}
 	for from, to := range r.Settings.Rename {
 		if spec.Rename == nil {
 			spec.Rename = replication.Rename{}
