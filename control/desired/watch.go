@@ -2,8 +2,10 @@ package desired
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"maps"
+	"strconv"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -166,7 +168,9 @@ type follower struct {
 
 	told  map[string]uint64 // revisions that changed was last called with; nil: never called
 	all   map[string]entry
-	stale int // polls in a row that knew more than the watch
+	stale int    // polls in a row that knew more than the watch
+	high  uint64 // the newest revision that has come in
+	quiet int    // polls in a row that found nothing newer
 }
 
 // session follows one watch until it is lost, falls behind the poll, or ctx
@@ -199,9 +203,11 @@ func (f *follower) session(ctx context.Context) error {
 			case !ok:
 				return fmt.Errorf("the watch was closed")
 			case e != nil && !ready:
+				f.high = e.Revision()
 				apply(first, e)
 				continue
 			case e != nil:
+				f.high = e.Revision()
 				apply(f.all, e)
 			default:
 				f.all, ready = first, true
@@ -220,9 +226,26 @@ func (f *follower) session(ctx context.Context) error {
 	}
 }
 
-// poll reads the whole again and corrects what the watch has missed.
+// fullPoll is how many polls may only look for something newer before one reads
+// the whole again.
+const fullPoll = 5
+
+// poll looks for something newer than the watch has shown. If there is, or what
+// is known may have run out, it reads the whole again and corrects what was
+// missed: reading costs the server a consumer each time, and there may be
+// thousands of watchers.
 func (f *follower) poll(ctx context.Context) error {
 	asked := time.Now()
+	newest, err := f.s.newest(ctx, f.b, f.filter)
+	if err == nil && newest == f.high && f.quiet < fullPoll && !f.outlived(asked) {
+		f.quiet++
+		f.stale = 0
+		return nil
+	}
+	f.quiet = 0
+	if err == nil {
+		f.high = newest // also if it is less: what was newer is gone
+	}
 	all, err := f.s.list(ctx, f.b, f.filter)
 	if err != nil {
 		return fmt.Errorf("poll: %w", err)
@@ -247,6 +270,41 @@ func (f *follower) poll(ctx context.Context) error {
 		return fmt.Errorf("the watch has missed changes")
 	}
 	return nil
+}
+
+// outlived reports whether something may have reached the end of its time to live.
+func (f *follower) outlived(now time.Time) bool {
+	ttl := f.b.cfg.TTL
+	if f.b == f.s.live {
+		ttl = f.s.ttl
+	}
+	for _, e := range f.all {
+		if ttl > 0 && now.Sub(e.seen) >= ttl {
+			return true
+		}
+	}
+	return false
+}
+
+// newest is the revision of the newest value, or deletion, that matches the
+// filter; 0 if there is none.
+func (s *Store) newest(ctx context.Context, b *bucket, filter string) (uint64, error) {
+	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
+	defer cancel()
+	ask, err := json.Marshal(map[string]string{"last_by_subj": "$KV." + b.cfg.Bucket + "." + filter})
+	if err != nil {
+		return 0, err
+	}
+	m, err := s.nc.RequestWithContext(ctx, "$JS.API.DIRECT.GET.KV_"+b.cfg.Bucket, ask)
+	switch {
+	case err != nil:
+		return 0, err
+	case m.Header.Get("Status") == "404":
+		return 0, nil
+	case m.Header.Get("Status") != "":
+		return 0, fmt.Errorf("look for what is newest in %s: %s", b.cfg.Bucket, m.Header.Get("Description"))
+	}
+	return strconv.ParseUint(m.Header.Get("Nats-Sequence"), 10, 64)
 }
 
 // tell calls changed if anything differs from what it was told last.
