@@ -151,6 +151,7 @@ func (w *scene) arrive(k int) {
 	t := w.rest.Twins[k]
 	w.rest.Twins[k] = twin{}
 	was := w.com[t.Side]
+	w.old = true
 	if w.take(t.Side, int(t.Peer), t.Serial, t.Gen, t.K) != accepted {
 		return
 	}
@@ -234,6 +235,9 @@ func (b *branches) instance(i int) {
 		}
 	}
 	b.work(i)
+	if b.sp.bug == bugBurnt { // the product has nothing to do in such a tick
+		b.add(normal, func(w *scene) { w.step(i, memberStep{kind: evTick}) }, "time passes for i%d", i)
+	}
 	if p.NATS && w.rest.NATS {
 		st := w.sp.stores.vals[w.kv]
 		if st.P != nil && (m.revision != st.Rev || m.placement.Epoch != st.P.Epoch) {

@@ -29,7 +29,6 @@ const (
 	bugOwnOnly          bug = "judge by one's own partitions alone"
 	bugNoCut            bug = "take the acknowledgements for the cut without reading it back"
 	bugAnyRevision      bug = "take an answer to an older order"
-	bugNotDrained       bug = "decide without standing still"
 )
 
 // fakeRead is what a member is told of the commits.
@@ -50,11 +49,11 @@ func (sp *space) fakeRead(i int, k memberStep, m *Member) Found {
 
 // plantBefore changes a member, or the event it gets.
 func (sp *space) plantBefore(m *Member, e Event) Event {
-	s, isSeen := e.(Seen)
+	_, isSeen := e.(Seen)
 	switch {
 	case sp.bug == bugOlderOrder && isSeen:
 		m.placement, m.revision = control.Placement{}, 0
-	case sp.bug == bugBurnt && isSeen && s.Placement.Open() && m.home == s.Placement.Active && m.epoch == s.Placement.Epoch:
+	case sp.bug == bugBurnt && m.placement.Open() && m.home == m.placement.Active && m.epoch == m.placement.Epoch:
 		m.epoch--
 	case sp.bug == bugUnanswered:
 		if a, ok := e.(Answered); ok && a.Result == control.Unclear {
@@ -82,9 +81,6 @@ func (sp *space) plantAfter(m *Member, e Event, effects []Effect) []Effect {
 		if s := m.sides[p.Target]; s.pending == nil && s.void(p.Actor) == "" {
 			m.commit(s, control.Mark{State: control.Seeded, Epoch: p.Epoch, Cluster: p.Active}, p.Seeds)
 		}
-	case sp.bug == bugNotDrained && p.Phase == control.Decide && m.named(p.Actor) && m.home == p.Active && home.pending == nil && !m.decidedAt.asked && home.void(p.Actor) == "":
-		m.decidedAt = decideDone{epoch: p.Epoch, generation: p.Actor.Generation, asked: true}
-		m.commit(home, control.Mark{State: control.Moved, Epoch: p.Epoch, Cluster: p.Target}, p.Cut)
 	}
 	return append(slices.Clone(effects), m.out...)
 }

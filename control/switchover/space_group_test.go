@@ -140,6 +140,9 @@ func (w *scene) take(c uint8, i int, serial uint8, gen starferry.Generation, k g
 		if was.State == markMoved && (n.Epoch < was.Epoch || n.Epoch == was.Epoch && n.State != markMoved) {
 			w.bad("%s of %s erases the decision of epoch %d on %s", n.mark(), spaceParts[p], was.Epoch, spaceNames[c])
 		}
+		if c == w.rest.Home && n.Offset < was.Offset && !w.old {
+			w.bad("i%d sets %s back from %d to %d on %s, where the group lives", i, spaceParts[p], was.Offset, n.Offset, spaceNames[c])
+		}
 		w.com[c][p] = n
 		if all := uint8(1)<<(n.Offset-offset(c, 0)) - 1; n.Offset < offset(c, 0) || w.rest.Handed[p]&all != all {
 			w.bad("a commit at %d on %s passes a record of %s that nobody was handed", n.Offset, spaceNames[c], spaceParts[p])
@@ -151,6 +154,9 @@ func (w *scene) take(c uint8, i int, serial uint8, gen starferry.Generation, k g
 	}
 	if home {
 		w.atomic(c)
+		if w.agent != 0 && w.rival == 0 && w.sp.leaders.vals[w.agent].End == 3 {
+			w.bad("the group moves, and the agent has said that it never will")
+		}
 	}
 	return accepted
 }

@@ -1,6 +1,8 @@
 package switchover
 
 import (
+	"strings"
+
 	"github.com/starferry/starferry"
 	"github.com/starferry/starferry/control"
 )
@@ -94,6 +96,9 @@ func (w *scene) tellAnew(l *leader, kind uint8) leaderTold {
 			l.End = 1
 		case Failed:
 			l.End = 2
+			if strings.Contains(o.Failure.Stands, "everyone is back at work") {
+				l.End = 3
+			}
 		}
 	}
 	sp.plantDriver(l.D)

@@ -156,8 +156,27 @@ func (g *graph) dead(n int, goal func(int) bool) (uint32, bool) {
 	lives := make([]bool, n)
 	var todo []uint32
 	for i := range n {
-		if goal(i) {
-			lives[i], todo = true, append(todo, uint32(i))
+		lives[i] = goal(i)
+	}
+	for i := range n { // what may be left again is no end
+		for _, j := range g.to[g.first[i]:g.first[i+1]] {
+			if lives[i] && !lives[j] {
+				lives[i], todo = false, append(todo, uint32(i))
+			}
+		}
+	}
+	for len(todo) > 0 {
+		j := todo[len(todo)-1]
+		todo = todo[:len(todo)-1]
+		for _, i := range back[first[j]:first[j+1]] {
+			if lives[i] {
+				lives[i], todo = false, append(todo, i)
+			}
+		}
+	}
+	for i := range n {
+		if lives[i] {
+			todo = append(todo, uint32(i))
 		}
 	}
 	for len(todo) > 0 {

@@ -146,23 +146,35 @@ func pairs(h hunt, kinds []string) []hunt {
 	return all
 }
 
+// large are the searches in the order of what they take: a process that comes
+// or goes has by far the most states.
+func large() []hunt {
+	var all []hunt
+	come := []string{crashes, freezes, stops, latecomers}
+	quick := slices.DeleteFunc(slices.Clone(allFaults), func(k string) bool { return slices.Contains(come, k) })
+	for _, parts := range []int{1, 2} {
+		for _, start := range []string{"back", "settled", "forward"} {
+			all = append(all, each(hunt{start: start, parts: parts, faults: 1}, quick)...)
+		}
+	}
+	for _, start := range []string{"back", "settled", "forward"} {
+		all = append(all, each(hunt{start: start, parts: 1, faults: 1}, come)...)
+	}
+	for _, start := range []string{"back", "forward decide", "forward"} {
+		all = append(all, pairs(hunt{start: start, parts: 1}, quick)...)
+	}
+	for _, start := range []string{"back", "forward"} {
+		all = append(all, each(hunt{start: start, parts: 2, faults: 1}, come)...)
+		all = append(all, pairs(hunt{start: start, parts: 1}, allFaults)...)
+		all = append(all, pairs(hunt{start: start, parts: 2}, allFaults)...)
+	}
+	return append(all, hunt{start: "back", parts: 1, fine: true})
+}
+
 // TestTheLargeSearch searches for as long as -search-for says, the smaller
 // questions first. None may take more than an eighth of the time.
 func TestTheLargeSearch(t *testing.T) {
-	var all []hunt
-	for _, start := range []string{"back", "settled", "forward"} {
-		all = append(all, each(hunt{start: start, parts: 1, faults: 1}, allFaults)...)
-	}
-	all = append(all, hunt{start: "back", parts: 1, fine: true})
-	for _, start := range []string{"back", "settled", "forward"} {
-		all = append(all, each(hunt{start: start, parts: 2, faults: 1}, allFaults)...)
-	}
-	for _, start := range []string{"back", "forward decide", "forward"} {
-		all = append(all, pairs(hunt{start: start, parts: 1}, allFaults)...)
-	}
-	for _, start := range []string{"back", "forward"} {
-		all = append(all, pairs(hunt{start: start, parts: 2}, allFaults)...)
-	}
+	all := large()
 	long := *searchFor
 	if long == 0 { // the shortest of it
 		all, long = each(hunt{start: "back", parts: 1, faults: 1}, []string{takeovers}), time.Minute
@@ -200,9 +212,15 @@ func TestEachPlantedBugIsFound(t *testing.T) {
 		{hunt{start: "forward", parts: 1, bug: bugUntranslated}, "nobody was handed"},
 		{hunt{start: "forward decide", parts: 1, faults: 1, kinds: []string{crashes}, bug: bugBelieveKV}, "erases the decision"},
 		{hunt{start: "forward seed", parts: 1, faults: 1, kinds: []string{rebalances}, bug: bugSeededAlone}, "no way forward or back"},
-		{hunt{start: "forward", parts: 1, faults: 1, kinds: []string{deadlines}, bug: bugResumeAtOnce}, "erases the decision"},
+		{hunt{start: "forward", parts: 1, faults: 1, kinds: []string{deadlines}, bug: bugResumeAtOnce}, "where the group lives"},
 		{hunt{start: "forward", parts: 1, faults: 1, kinds: []string{freezes}, bug: bugHandOutLate}, "handed out before"},
 		{hunt{start: "forward", parts: 1, faults: 1, kinds: []string{delays}, bug: bugUnanswered}, "erases the decision"},
+		{hunt{start: "forward decide", parts: 1, faults: 2, kinds: []string{crashes, deadlines}, bug: bugOldRead}, "it never will"},
+		{hunt{start: "forward decide", parts: 1, faults: 2, kinds: []string{crashes, deadlines}, bug: bugOldGeneration}, "erases the decision"},
+		{hunt{start: "forward drain", parts: 2, faults: 1, kinds: []string{crashes}, bug: bugUncovered}, "t/0 stays on old"},
+		{hunt{start: "forward", parts: 1, faults: 1, kinds: []string{restored}, bug: bugSeedAgain}, "no way forward or back"},
+		{hunt{start: "forward drain", parts: 1, faults: 1, kinds: []string{agentless}, bug: bugBurnt}, "no way forward or back"},
+		{hunt{start: "forward", parts: 1, faults: 1, kinds: []string{agentless}, bug: bugOwnOnly}, "no way forward or back"},
 	} {
 		t.Run(strings.ReplaceAll(string(c.bug), " ", "-"), func(t *testing.T) {
 			r := c.run(t, limits{live: true, states: 500_000})

@@ -194,7 +194,7 @@ type store struct {
 type leader struct {
 	D      *Driver
 	Answer *Answers // late
-	End    uint8    // 1: it has finished, 2: it has failed
+	End    uint8    // 1: it has finished, 2: it has failed, 3: and said that all are back at work
 }
 
 func (r *rest) now() int64 {
@@ -250,6 +250,7 @@ type scene struct {
 	rest  rest
 	wrong string
 	note  string // for the trace
+	old   bool   // a commit arrives after others that were sent later
 }
 
 func (sp *space) unpack(s *spot) scene {
