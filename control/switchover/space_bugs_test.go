@@ -66,7 +66,7 @@ func (sp *space) plantBefore(m *Member, e Event) Event {
 
 // plantAfter changes what a member has concluded.
 func (sp *space) plantAfter(m *Member, e Event, effects []Effect) []Effect {
-	_, isSeen := e.(Seen)
+	given, isSeen := e.(Seen)
 	p, home := m.placement, m.sides[m.home]
 	m.out = nil
 	switch {
@@ -77,12 +77,21 @@ func (sp *space) plantAfter(m *Member, e Event, effects []Effect) []Effect {
 		effects = slices.DeleteFunc(effects, func(e Effect) bool { _, ok := e.(Rejoin); return ok })
 		home.standing, home.fresh, home.rejoin, home.force = true, true, false, false
 		m.settle()
-	case sp.bug == bugSeedAgain && isSeen && p.Phase == control.Seed && m.named(p.Actor):
-		if s := m.sides[p.Target]; s.pending == nil && s.void(p.Actor) == "" {
-			m.commit(s, control.Mark{State: control.Seeded, Epoch: p.Epoch, Cluster: p.Active}, p.Seeds)
-		}
+	case sp.bug == bugSeedAgain && isSeen:
+		m.seedAgain(given)
 	}
 	return append(slices.Clone(effects), m.out...)
+}
+
+// seedAgain carries an order to seed out, whatever it has done or seen since.
+func (m *Member) seedAgain(e Seen) {
+	p := e.Placement
+	s := m.sides[p.Target]
+	if p.Phase != control.Seed || !m.named(p.Actor) || m.seeded.revision == e.Revision && m.home != p.Target || s.pending != nil || s.void(p.Actor) != "" {
+		return
+	}
+	m.seeded.revision = e.Revision
+	m.commit(s, control.Mark{State: control.Seeded, Epoch: p.Epoch, Cluster: p.Active}, p.Seeds)
 }
 
 // plantLeases changes what an agent sees of the instances.

@@ -115,8 +115,26 @@ func (sp *space) search(from []spot, lim limits) result {
 			r.trace = append(r.trace, w.String())
 		}
 	}
+	if lim.live && !r.complete {
+		sp.sample(t, len(from), &r)
+	}
 	r.took = time.Since(began)
 	return r
+}
+
+// sample asks some of the states of a search that is not complete for a way
+// forward, by letting things happen without further faults.
+func (sp *space) sample(t *atlas, roots int, r *result) {
+	const samples = 200
+	for k := range samples {
+		i := uint32(k * len(t.spots) / samples)
+		if _, ok := sp.fairly(t.spots[i], (*scene).consumed); !ok {
+			r.wrong = "no way forward or back, or a long one"
+			w := sp.unpack(&t.spots[i])
+			r.trace = append(sp.trace(t, roots, i), w.String())
+			return
+		}
+	}
 }
 
 func (l limits) over(states int) bool {

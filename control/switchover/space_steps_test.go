@@ -2,6 +2,7 @@ package switchover
 
 import (
 	"fmt"
+	"strings"
 
 	"github.com/starferry/starferry"
 	"github.com/starferry/starferry/control"
@@ -136,7 +137,7 @@ func (w *scene) reread(c int, effects []Effect) bool {
 func (w *scene) act(i int, e Effect) {
 	p := &w.peers[i]
 	if _, ok := e.(Publish); !ok {
-		w.say("%T %s", e, effectText(e))
+		w.say("%s %s", strings.TrimPrefix(fmt.Sprintf("%T", e), "switchover."), effectText(e))
 	}
 	switch e := e.(type) {
 	case Join:

@@ -218,7 +218,7 @@ func TestEachPlantedBugIsFound(t *testing.T) {
 		{hunt{start: "forward decide", parts: 1, faults: 2, kinds: []string{crashes, deadlines}, bug: bugOldRead}, "it never will"},
 		{hunt{start: "forward decide", parts: 1, faults: 2, kinds: []string{crashes, deadlines}, bug: bugOldGeneration}, "erases the decision"},
 		{hunt{start: "forward drain", parts: 2, faults: 1, kinds: []string{crashes}, bug: bugUncovered}, "t/0 stays on old"},
-		{hunt{start: "forward", parts: 1, faults: 1, kinds: []string{restored}, bug: bugSeedAgain}, "no way forward or back"},
+		{hunt{start: "forward", parts: 1, faults: 1, kinds: []string{restored}, bug: bugSeedAgain}, "sets t/0 back"},
 		{hunt{start: "forward drain", parts: 1, faults: 1, kinds: []string{agentless}, bug: bugBurnt}, "no way forward or back"},
 		{hunt{start: "forward", parts: 1, faults: 1, kinds: []string{agentless}, bug: bugOwnOnly}, "no way forward or back"},
 	} {
