@@ -45,6 +45,7 @@ type Driver struct {
 	firstRev  uint64
 	strangeAt int64 // since when members without a lease are there
 	strangers []stranger
+	bareAt    int64 // since when everyone stands on the target and partitions are held by nobody there
 	slowAt    int64 // since when the copy is found too slow to drain; 0: it is not
 
 	gone    map[starferry.InstanceID]control.Lease // last words, if stragglers are evicted
@@ -188,7 +189,7 @@ func (d *Driver) enter(s step) {
 	d.step, d.phaseAt = s, d.now
 	d.drop()
 	d.trial = nil
-	d.retryAt, d.strangeAt, d.strangers, d.slowAt, d.waits = 0, 0, nil, 0, ""
+	d.retryAt, d.strangeAt, d.strangers, d.bareAt, d.slowAt, d.waits = 0, 0, nil, 0, 0, ""
 	d.rows = nil
 	d.do(Say{Phase: string(s), Began: d.began, Since: d.phaseAt})
 }

@@ -30,7 +30,9 @@ func (d *Driver) prepare() {
 	})
 	waits = append(append(waits, d.standing(d.p.Active, nil)...), d.standing(d.p.Target, nil)...)
 	if len(waits) == 0 {
-		waits = d.covered(d.p.Target)
+		if waits = d.covered(d.p.Target); d.bare(waits) {
+			return
+		}
 	}
 	if len(waits) > 0 {
 		d.trial = nil

@@ -75,6 +75,29 @@ func (w Wait) compare(o Wait) int {
 	return cmp.Or(w.Partition.Compare(o.Partition), cmp.Compare(w.String(), o.String()))
 }
 
+// bare refuses partitions that nobody holds on the target though everyone has
+// long stood there: the target has no such partition.
+func (d *Driver) bare(waits []Wait) bool {
+	if len(waits) == 0 {
+		d.bareAt = 0
+		return false
+	}
+	if d.bareAt == 0 {
+		d.bareAt = d.now
+	}
+	if d.now-d.bareAt < d.req.Patience {
+		return false
+	}
+	var rows []Row
+	for _, w := range waits {
+		rows = append(rows, Row{Subject: w.Partition.String(), What: "is held by nobody on " + string(w.Cluster),
+			Why: "all instances stand there: the topic has fewer partitions there, or is missing, or may not be read",
+			Do:  "see that the topic has as many partitions there, and that the instances may READ it (ACL)"})
+	}
+	d.fail(*refusal(fmt.Sprintf("every partition to be held by an instance on %s", d.p.Target), "", rows...))
+	return true
+}
+
 // missing are the rows of a barrier that has been waited for too long.
 func (d *Driver) missing() []Row {
 	var rows []Row
