@@ -54,24 +54,34 @@ func TestAFrozenInstanceIsEvicted(t *testing.T) {
 	}
 }
 
-// Without that wish the switch is undone, and the refusal names the instance.
+// Without that wish the switch is refused, and names the instance. It was frozen
+// before the switch began, so the group has not stood still for it.
 func TestAFrozenInstanceAbortsTheSwitch(t *testing.T) {
 	t.Parallel()
 	h := build(t, "")
 	h.agent()
 	h.shards(2)
-	s, frozen, before, run := frozenInDrain(h, 15*time.Second, "")
+	s := h.service(1, 4)
+	s.traffic()
+	s.instance("i1")
+	frozen := s.patientProcess("i2", 45*time.Second)
+	s.members(2)
+	s.consumesOn(h.old)
+	require.Eventually(t, func() bool { return s.handledBy("i2") > 20 }, patience, poll)
+	require.NoError(t, frozen.Signal(syscall.SIGSTOP))
+	before := s.by("i2")
+	run := h.inBackground("run", h.script("frozen.star", switching(s, "frozen-"+h.id, s.topics[0])))
 	require.Eventually(t, func() bool {
-		return strings.Contains(h.starferry("status").out, "i2")
+		return strings.Contains(h.starferry("status").out, "i2 ")
 	}, patience, poll, "the status does not say what is waited for")
-	h.says(h.starferry("consumers", string(s.group)), 0, "switch to "+string(h.new.Name)+" open: drain", "standby")
+	h.says(h.starferry("consumers", string(s.group)), 0, "switch to "+string(h.new.Name)+" open: prepare")
 	ended := <-run
-	h.says(h.starferry("report", string(s.group)), 0, "not moved", "without a lease")
 	require.NoError(t, frozen.Signal(syscall.SIGCONT))
 	require.NotZero(t, ended.exit)
-	for _, words := range []string{"i2", "without a lease", "lives on " + string(h.old.Name), `on_straggler="evict"`} {
+	for _, words := range []string{"client id i2", "without a lease", "lives on " + string(h.old.Name), `on_straggler="evict"`} {
 		require.Contains(t, strings.Join(strings.Fields(ended.err), " "), words)
 	}
+	h.says(h.starferry("report", string(s.group)), 0, "not moved", "without a lease")
 	s.consumesOn(h.old)
 	for _, v := range s.complete() {
 		require.Contains(t, before, v)
