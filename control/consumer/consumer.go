@@ -262,6 +262,9 @@ func (c *Consumer) loop() {
 		case <-lease.C:
 			own, every := c.machine.Partitions(c.machine.Home())
 			c.limit(len(own), len(every)) // a throttle may have ended
+			for _, k := range c.conns {
+				k.tend()
+			}
 			c.publish()
 		}
 	}

@@ -17,6 +17,7 @@ import (
 	"github.com/starferry/starferry/control"
 	"github.com/starferry/starferry/control/consumer"
 	"github.com/starferry/starferry/internal/kafkatest"
+	"github.com/starferry/starferry/internal/wire"
 )
 
 // faulty is an estate whose old cluster does what a test says.
@@ -235,4 +236,24 @@ func TestAnInstanceSaysWhichClusterItWaitsFor(t *testing.T) {
 		err := a.Health(context.Background())
 		return err != nil && strings.Contains(err.Error(), "old, its configured home, does not answer, and new does not know the group: make old reachable")
 	}, patience, 10*time.Millisecond)
+}
+
+// A log that was cut short below the group's place is no reason to begin
+// anywhere: the partition stands still and says so, whatever the start policy;
+// the others go on.
+func TestAPlaceBeyondTheEndIsRefused(t *testing.T) {
+	e, _ := faulty(t, 2)
+	w := kafkatest.Open(t, e.old)
+	require.NoError(t, w.Commit(context.Background(), wire.Commit{Group: e.group, Generation: -1, Offsets: map[starferry.TopicPartition]wire.Committed{
+		e.tp(0): {Offset: 7, LeaderEpoch: -1},
+	}}))
+	e.produce(0, 5, e.old)
+	a := e.open("a")
+	require.Eventually(t, func() bool {
+		err := a.Health(context.Background())
+		return err != nil && strings.Contains(err.Error(), "offset 7 lies beyond the end of the log, which was cut short")
+	}, patience, 10*time.Millisecond)
+	e.produce(1, 5, e.old)
+	require.Eventually(t, func() bool { return e.seen.count() == 5 }, patience, 5*time.Millisecond)
+	e.committed(e.old, 0, 7)
 }

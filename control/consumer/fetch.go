@@ -274,6 +274,7 @@ type connections struct {
 	mu     sync.Mutex
 	idle   map[int32][]*wire.Conn
 	busy   bool // warming
+	cold   bool // what was warm has died
 	closed bool
 }
 
@@ -338,7 +339,26 @@ func (k *connections) warm() {
 			}
 			k.put(broker, conn)
 		}
+		k.mu.Lock()
+		k.cold = false
+		k.mu.Unlock()
 	})
+}
+
+// tend warms again what has died: a broker closes connections that say nothing
+// for long (connections.max.idle.ms, 10 minutes), and it restarts.
+func (k *connections) tend() {
+	k.mu.Lock()
+	for broker, list := range k.idle {
+		live := slices.DeleteFunc(list, func(c *wire.Conn) bool { return c.Err() != nil })
+		k.cold = k.cold || len(live) == 0 && len(list) > 0
+		k.idle[broker] = live
+	}
+	cold := k.cold
+	k.mu.Unlock()
+	if cold {
+		k.warm()
+	}
 }
 
 func (k *connections) close() {
