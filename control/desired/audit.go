@@ -83,6 +83,11 @@ func (s *Store) AuditLog(ctx context.Context, f AuditFilter) ([]Event, error) {
 		cfg.DeliverPolicy, cfg.OptStartTime = jetstream.DeliverByStartTimePolicy, &f.Since
 	}
 	events, err := s.readAudit(ctx, cfg)
+	if gone(err) && s.nc.IsConnected() { // emptied: what it told of is lost
+		if err = s.ensureAudit(ctx); err == nil {
+			events, err = s.readAudit(ctx, cfg)
+		}
+	}
 	if err != nil {
 		return nil, fmt.Errorf("read audit trail: %w", err)
 	}

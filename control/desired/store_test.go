@@ -201,6 +201,20 @@ func TestALeaseThatIsNotRenewedIsForgotten(t *testing.T) {
 	require.Equal(t, "", <-seen, "and silence after the time to live")
 }
 
+// NATS is emptied under whoever reads: the trail begins anew.
+func TestAnAuditTrailThatHasVanishedIsEmpty(t *testing.T) {
+	w := newTown(t, Options{})
+	require.NoError(t, w.s.Audit(t.Context(), Event{Group: "g", What: "switch", Who: "ann"}))
+	require.NoError(t, w.s.js.DeleteStream(t.Context(), AuditStream))
+	es, err := w.s.AuditLog(t.Context(), AuditFilter{Group: "g"})
+	require.NoError(t, err)
+	require.Empty(t, es)
+	require.NoError(t, w.s.Audit(t.Context(), Event{Group: "g", What: "switched", Who: "ann"}))
+	es, err = w.s.AuditLog(t.Context(), AuditFilter{Group: "g"})
+	require.NoError(t, err)
+	require.Len(t, es, 1)
+}
+
 func TestTheAuditTrailKeepsItsOrder(t *testing.T) {
 	w := newTown(t, Options{})
 	began := time.Now()
