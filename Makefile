@@ -112,7 +112,7 @@ proof: kafka ## RECORDS records of all kinds made by Java are copied, read back 
 chaos-short: chaos-build ## faults during switches and around the copy, and planted bugs that must be found; at most 6 minutes
 	bin/chaos -for 2m $(CHAOSFLAGS)
 	bin/chaos switches -n 50
-	bin/chaos -trials 4 -plant -for 40s
+	bin/chaos plants -plants late-hand-out,early-translation -for 90s
 	bin/chaos copy -variant quick -for 25s -trial 10s
 	bin/chaos copy -plants -for 45s -trial 6s
 
@@ -124,6 +124,11 @@ chaos: chaos-build ## the same for longer (CHAOSFOR=30m of switches, COPYFOR=30m
 .PHONY: search
 search: ## go through all interleavings of a small group's switch, with faults, for SEARCHFOR=10m; at most 6 GB
 	GOMEMLIMIT=5500MiB go test -count=1 -v -timeout 0 -run 'TestTheSmallSearch|TestTheLargeSearch|TestEachPlanted' ./control/switchover -search-for $(SEARCHFOR)
+
+.PHONY: chaos-plants
+chaos-plants: chaos-build ## bugs planted in agent and service: each must be found; about 5 minutes
+	bin/chaos plants
+	bin/chaos -trials 4 -plant -for 2m
 
 .PHONY: switches
 switches: chaos-build kafka ## SWITCHES=1000 switches and switch-backs of a busy group on real brokers: nothing lost, twice or out of order

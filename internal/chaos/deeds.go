@@ -151,14 +151,20 @@ func slowSeeder(ctx context.Context, t *trial) error {
 	return nil
 }
 
-// restOfCrewDies kills one of the others, so that both groups get a new
-// generation while the seed is under way.
-func restOfCrewDies(ctx context.Context, t *trial) error {
-	if err := t.w.Kill(ctx, false, t.crews[0].instances[1]); err != nil {
+// wait lets what was armed last a while.
+func wait(ctx context.Context, _ *trial) error {
+	ground.Pause(ctx, 2*time.Second)
+	return nil
+}
+
+// loseAnInstanceToo kills one of the others when the seed is on its way, and
+// leaves the rest alone with it: both groups get a new generation, and nobody
+// decides.
+func loseAnInstanceToo(ctx context.Context, t *trial) error {
+	if err := t.w.Kill(ctx, true, agentRole, natsRole, t.crews[0].instances[1]); err != nil {
 		return err
 	}
-	ground.Pause(ctx, comeBack)
-	return nil
+	return loseAgentAndNATS(ctx, t)
 }
 
 // clusterAway has nobody reach a cluster.

@@ -67,7 +67,8 @@ func deck(real bool) []deed {
 		{name: "frozen link", weight: 1, takes: parties, run: cut(proxy.Weather{Frozen: true})},
 		{name: "slow link", weight: 2, run: slow},
 		{name: "slow link", weight: 2, takes: parties, run: slow},
-		{name: "slow seeder", weight: 2, takes: []string{"crew"}, arm: slowSeeder, run: restOfCrewDies},
+		{name: "slow seeder", weight: 2, takes: []string{"crew"}, arm: slowSeeder, run: wait},
+		{name: "slow seeder, then alone", weight: 2, takes: []string{"crew"}, aims: []Aim{Seed}, arm: slowSeeder, run: loseAnInstanceToo},
 		{name: "cut from NATS", weight: 2, run: cutNATS},
 		{name: "cut from NATS", weight: 2, takes: append(parties, natsRole), run: cutNATS},
 		{name: "late packets", weight: 3, run: latePackets},
@@ -147,6 +148,9 @@ func (f *Faults) Next() (Fault, deed) {
 	}
 	fault.What = takes[f.random.IntN(len(takes))]
 	fault.At = append([]Aim{Anytime}, aims()...)[f.random.IntN(len(aims())+1)]
+	if len(d.aims) == 1 {
+		fault.At = d.aims[0]
+	}
 	if d.name == gone {
 		fault.At = aims()[f.gone%len(aims())]
 		f.gone++

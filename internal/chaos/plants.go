@@ -55,7 +55,7 @@ func Plants() []Plant {
 				{Dir: protocol, Old: "func (m *Member) proven(s *side) bool {\n", New: "func (m *Member) proven(s *side) bool {\n\tif m.placement.Active == s.name {\n\t\treturn true\n\t}\n"},
 				{Dir: protocol, Old: "func (m *Member) readMoved(s *side, v verdict) {\n", New: "func (m *Member) readMoved(s *side, v verdict) {\n\tif m.placement.Active == s.name && m.placement.Phase == control.Steady {\n\t\treturn\n\t}\n"},
 			}},
-		{Name: "trusts-seeds", Bug: "a seed is fetched without looking for the decision", Only: "slow seeder", At: Seed,
+		{Name: "trusts-seeds", Bug: "a seed is fetched without looking for the decision", Only: "slow seeder, then alone", At: Seed,
 			Signs: []string{"twice", "two active", "out of order", stuckSign},
 			edits: []plant.Edit{{Dir: protocol, Old: "	from := m.sides[v.cluster]\n	if from == nil {\n		if m.home == \"\" {",
 				New: "	m.live(s.name, v.epoch)\n	return\n	from := m.sides[v.cluster]\n	if from == nil {\n		if m.home == \"\" {"}}},
