@@ -240,7 +240,7 @@ const (
 var (
 	runName = regexp.MustCompile(`(?m)^run (\S+)$`)
 	// unknownRun is how a run is refused that NATS has lost.
-	unknownRun = regexp.MustCompile(`not in the journal|is finished; nothing is left to do|is rolled back already`)
+	unknownRun = regexp.MustCompile(`not in the journal|is finished; |is rolled back already`)
 )
 
 // settle brings a switch to its end as an operator would: what an agent has left
