@@ -90,7 +90,6 @@ type Call struct {
 	Earlier []Planned
 
 	branch string // of its records
-	life   string // the attempt that its token is made of
 }
 
 // Tell tells people what a long call waits for, and programs the details.

@@ -116,7 +116,7 @@ func newForkCall(a Args, fn, items starlark.Value, where string) (*forkCall, err
 	f := &forkCall{where: where, forked: forked{Title: a.Text("title"), Max: int(a.Int("max")), OnError: a.Text("on_error"), Keys: []string{}}}
 	var ok bool
 	if f.fn, ok = fn.(*starlark.Function); !ok {
-		return nil, fmt.Errorf("parallel: argument fn: want a function of one item, got %s; write its name without calling it, or lambda g: ...", fn.Type())
+		return nil, fmt.Errorf("parallel: argument fn: want a function of one item, got %s; write its name without calling it, or a lambda", fn.Type())
 	}
 	if f.Max < 1 || f.Max > maxBranches {
 		return nil, fmt.Errorf("parallel: argument max: %d at once: want 1 to %d", f.Max, maxBranches)

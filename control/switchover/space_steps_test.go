@@ -31,7 +31,6 @@ type space struct {
 	stepped map[memberStep]memberStepped
 	told    map[leaderStep]leaderTold
 	spoken  []uint32 // lease of each member
-	request [2]Request
 }
 
 func newSpace() *space {

@@ -222,14 +222,6 @@ func (r *rest) end(side uint8) uint8 {
 
 func memberID(i int, serial uint8) string { return fmt.Sprintf("i%d-%d", i, serial) }
 
-func mask(tps []starferry.TopicPartition) uint8 {
-	var m uint8
-	for _, tp := range tps {
-		m |= 1 << tp.Partition
-	}
-	return m
-}
-
 func (sp *space) partsOf(m uint8) []starferry.TopicPartition {
 	var all []starferry.TopicPartition
 	for p := range sp.parts {
