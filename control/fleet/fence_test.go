@@ -3,8 +3,10 @@ package fleet_test
 import (
 	"context"
 	"fmt"
+	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"sync"
 	"testing"
@@ -42,13 +44,15 @@ func (franz) start(w *world, on starferry.Cluster, saw func(string)) func() {
 			got.EachRecord(func(r *kgo.Record) { saw(string(r.Value)) })
 		}
 	})
-	return sync.OnceFunc(func() {
+	stop := sync.OnceFunc(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), patience)
 		defer cancel()
 		_ = c.CommitUncommittedOffsets(ctx)
 		c.Close()
 		done.Wait()
 	})
+	w.t.Cleanup(stop)
+	return stop
 }
 
 // java is Kafka's console consumer, in one of its two protocols.
@@ -59,19 +63,29 @@ func (j java) start(w *world, on starferry.Cluster, saw func(string)) func() {
 	out, err := cmd.StdoutPipe()
 	require.NoError(w.t, err)
 	require.NoError(w.t, cmd.Start())
+	recorded := regexp.MustCompile(`^\d+/\d+$`)
 	var done sync.WaitGroup
-	done.Go(func() { readLines(out, saw) })
-	return sync.OnceFunc(func() {
+	done.Go(func() {
+		readLines(out, func(line string) {
+			if recorded.MatchString(line) { // it also warns about its own options there
+				saw(line)
+			}
+		})
+	})
+	stop := sync.OnceFunc(func() {
 		_ = cmd.Process.Signal(interrupt) // it commits and leaves
 		done.Wait()
 		_ = cmd.Wait()
 	})
+	w.t.Cleanup(stop)
+	return stop
 }
 
 func (j java) command(w *world, on starferry.Cluster, more ...string) *exec.Cmd {
 	root, err := kafkatest.ModuleRoot()
 	require.NoError(w.t, err)
-	dir := filepath.Join(root, ".kafka", "4.3.1")
+	version, _, _ := strings.Cut(os.Getenv("STARFERRY_KAFKA"), ",")
+	dir := filepath.Join(root, ".kafka", version)
 	logging := filepath.Join(w.t.TempDir(), "log4j2.properties")
 	writeFile(w.t, logging, "status=error\nrootLogger.level=error\nrootLogger.appenderRef.e.ref=E\nappender.e.type=Console\nappender.e.name=E\nappender.e.target=SYSTEM_ERR\nappender.e.layout.type=PatternLayout\n")
 	args := append([]string{"-Xmx128m", "-XX:TieredStopAtLevel=1", "-Dlog4j2.configurationFile=" + logging, "-cp", filepath.Join(dir, "*"),
@@ -94,7 +108,8 @@ func TestForeignClientsMoveThereAndBack(t *testing.T) {
 				w.needsConsumerProtocol()
 			}
 			w.keeper()
-			stopTraffic := w.traffic()
+			stopTraffic := sync.OnceFunc(w.traffic())
+			t.Cleanup(stopTraffic)
 			handled := map[starferry.ClusterName]int{}
 			saw := func(on starferry.Cluster) func(string) {
 				return func(v string) {
@@ -127,7 +142,8 @@ func TestForeignClientsMoveThereAndBack(t *testing.T) {
 						once()
 					}
 				}
-				go func() { <-named; stop() }()
+				running := stop
+				go func() { <-named; running() }()
 				r, err := w.fleet.SwitchExternal(t.Context(), o)
 				once()
 				require.NoError(t, err)
@@ -256,8 +272,9 @@ func (w *world) settledFrom(on map[starferry.ClusterName]int) (lost, twice int) 
 	if len(m) > 0 {
 		w.t.Logf("%d of %d missing, handled on %v: %v; old %v new %v", len(m), w.wrote*w.partitions, on, m[:min(20, len(m))], w.committed(w.oldW), w.committed(w.newW))
 	}
-	for _, n := range w.handled {
+	for v, n := range w.handled {
 		if n > 1 {
+			w.t.Logf("record %s was handled %d times", v, n)
 			twice++
 		}
 	}

@@ -1,6 +1,7 @@
 package house
 
 import (
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -32,6 +33,21 @@ func frozenInDrain(h *house, session time.Duration, options string) (s *service,
 	return s, frozen, s.by("i2"), run
 }
 
+// onlyInHand refuses records that came twice unless the frozen instance had
+// handled them before it froze, or had them in hand then: one of each partition.
+func onlyInHand(t *testing.T, before, twice []string) {
+	t.Helper()
+	inHand := map[string]string{}
+	for _, v := range twice {
+		if slices.Contains(before, v) {
+			continue
+		}
+		partition := v[:strings.LastIndex(strings.TrimSuffix(v, "/"), "/")]
+		require.Empty(t, inHand[partition], "%s came twice too, and the frozen instance had not handled it before it froze", v)
+		inHand[partition] = v
+	}
+}
+
 // An instance is frozen in the drain. The switch removes it and goes on; when it
 // wakes up it hands out nothing of what others have taken over.
 func TestAFrozenInstanceIsEvicted(t *testing.T) {
@@ -49,9 +65,7 @@ func TestAFrozenInstanceIsEvicted(t *testing.T) {
 	require.NoError(t, frozen.Signal(syscall.SIGCONT))
 	count := s.handledBy("i2")
 	require.Eventually(t, func() bool { return s.handledBy("i2") > count+20 }, patience, poll, "the instance that woke up gets nothing to do")
-	for _, v := range s.complete() {
-		require.Contains(t, before, v, "%s came twice, and the frozen instance had not handled it before it froze", v)
-	}
+	onlyInHand(t, before, s.complete())
 }
 
 // Without that wish the switch is refused, and names the instance. It was frozen
@@ -83,7 +97,5 @@ func TestAFrozenInstanceAbortsTheSwitch(t *testing.T) {
 	}
 	h.says(h.starferry("report", string(s.group)), 0, "not moved", "without a lease")
 	s.consumesOn(h.old)
-	for _, v := range s.complete() {
-		require.Contains(t, before, v)
-	}
+	onlyInHand(t, before, s.complete())
 }
