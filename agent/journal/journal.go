@@ -201,30 +201,34 @@ func (j *Journal) Read(ctx context.Context, run string) ([]scripting.Record, err
 // deliver hands a run's records to fn, in order, until it returns false. Each
 // record says which one it follows, so that a gap cannot go unseen.
 func (j *Journal) deliver(ctx context.Context, run string, fn func(scripting.Record) bool) error {
-	cons, err := j.js.OrderedConsumer(ctx, StreamName, jetstream.OrderedConsumerConfig{
-		FilterSubjects: []string{subject(run)},
-		DeliverPolicy:  jetstream.DeliverAllPolicy,
-	})
+	cfg := jetstream.OrderedConsumerConfig{FilterSubjects: []string{subject(run)}, DeliverPolicy: jetstream.DeliverAllPolicy}
+	err := jet.Ordered(ctx, j.js, StreamName, cfg, func(c jetstream.Consumer) error { return iterate(ctx, c, fn) })
 	if err != nil {
 		return fmt.Errorf("read journal of %s: %w", run, err)
 	}
-	it, err := cons.Messages()
+	return nil
+}
+
+// iterate hands the records that a consumer delivers to fn, until it returns
+// false.
+func iterate(ctx context.Context, c jetstream.Consumer, fn func(scripting.Record) bool) error {
+	it, err := c.Messages()
 	if err != nil {
-		return fmt.Errorf("read journal of %s: %w", run, err)
+		return err
 	}
 	defer it.Stop()
 	var before uint64
 	for {
 		m, err := it.Next(jetstream.NextContext(ctx))
 		if err != nil {
-			return fmt.Errorf("read journal of %s: %w", run, err)
+			return err
 		}
 		r, err := decode(m)
 		if err != nil {
-			return fmt.Errorf("read journal of %s: %w", run, err)
+			return err
 		}
 		if after := m.Headers().Get(jetstream.ExpectedLastSubjSeqHeader); after != "" && after != strconv.FormatUint(before, 10) {
-			return fmt.Errorf("read journal of %s: record %d follows record %s, and %d was delivered before it: something between them is missing; ask again, and if it stays so, restore stream %s", run, r.Seq, after, before, StreamName)
+			return fmt.Errorf("record %d follows record %s, and %d was delivered before it: something between them is missing; ask again, and if it stays so, restore stream %s", r.Seq, after, before, StreamName)
 		}
 		before = r.Seq
 		if !fn(r) {

@@ -97,11 +97,16 @@ func (s *Store) AuditLog(ctx context.Context, f AuditFilter) ([]Event, error) {
 	return events, nil
 }
 
-func (s *Store) readAudit(ctx context.Context, cfg jetstream.OrderedConsumerConfig) ([]Event, error) {
-	c, err := s.js.OrderedConsumer(ctx, AuditStream, cfg)
-	if err != nil {
-		return nil, err
-	}
+func (s *Store) readAudit(ctx context.Context, cfg jetstream.OrderedConsumerConfig) (events []Event, err error) {
+	err = jet.Ordered(ctx, s.js, AuditStream, cfg, func(c jetstream.Consumer) error {
+		events, err = fetchAudit(ctx, c)
+		return err
+	})
+	return events, err
+}
+
+// fetchAudit reads what a consumer has to deliver.
+func fetchAudit(ctx context.Context, c jetstream.Consumer) ([]Event, error) {
 	info, err := c.Info(ctx)
 	if err != nil {
 		return nil, err
