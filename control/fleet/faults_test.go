@@ -83,7 +83,7 @@ func TestAMemberWithoutALeaseIsNamed(t *testing.T) {
 	_, err = w.fleet.Switch(t.Context(), o)
 	require.ErrorContains(t, err, "forgotten")
 	require.ErrorContains(t, err, "lives on old")
-	_, err = w.fleet.Throttle(contextFor(t, time.Second), fleet.ThrottleOrder{Group: w.group, Rate: 1000, By: "ann"})
+	_, err = w.fleet.Throttle(contextFor(t, 3*time.Second), fleet.ThrottleOrder{Group: w.group, Rate: 1000, By: "ann"})
 	require.ErrorContains(t, err, "forgotten")
 	w.nothingLost(stop)
 }
