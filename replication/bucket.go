@@ -9,6 +9,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/segmentio/kafka-go"
+
 	"github.com/starferry/starferry"
 	"github.com/starferry/starferry/internal/wire"
 )
@@ -78,6 +80,9 @@ func (b *bucket) run(ctx context.Context) {
 		}
 		b.c.log.Info("bucket begins anew", "link", b.c.spec.Name, "bucket", b.n, "why", err)
 		b.say(err.Error())
+		if errors.Is(err, kafka.ProducerFenced) || errors.Is(err, kafka.InvalidProducerEpoch) {
+			b.c.dispute() // who fenced us may be the owner by now
+		}
 		if wait(ctx, pause) != nil {
 			return
 		}

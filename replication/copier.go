@@ -57,6 +57,7 @@ type copier struct {
 	now      LinkSpec                   // as it is wanted now; see wanted
 	paused   atomic.Bool                // as now says; lanes look while they are locked
 	look     chan struct{}              // asks for a refresh
+	dispute  func()                     // asks for a look at who owns what, and does not block
 	every    time.Duration              // between refreshes
 	store    *store
 	listNext time.Time                  // when topics are listed again, at the earliest
@@ -87,6 +88,7 @@ func newCopier(ctx context.Context, spec LinkSpec, s *Shard, src, tgt *wire.Clus
 		rules: map[starferry.Topic]rules{}, loops: map[starferry.Topic]*loop{}, ids: map[place]string{}, missing: map[place]bool{},
 		limits: newLimits(spec.RateBytes, spec.RateRecords),
 		now:    spec, look: make(chan struct{}, 1), every: cmp.Or(s.cfg.refresh, refreshEvery), store: s.store,
+		dispute: s.poke,
 	}
 	c.paused.Store(spec.Paused)
 	c.ctx, c.cancel = context.WithCancel(ctx)

@@ -197,7 +197,7 @@ func TestAMapIsRebuiltUnderTheFirstProducerOfAll(t *testing.T) {
 	c, _ := s.link(w.name())
 	l, _ := c.lane(starferry.TopicPartition{Topic: topic})
 	f := &fence{producer: first}
-	r := l.readback(f, []anchor{{PID: 0, Epoch: 0, Source: 0}})
+	r := l.readback(f, anchor{Link: w.name(), Lane: l.tp}, []anchor{{PID: 0, Epoch: 0, Source: 0}})
 	m, err := c.maps.Lane(offsetmap.LaneKey{Link: "other", TopicPartition: l.tp})
 	require.NoError(t, err)
 	require.NoError(t, m.Reset(0, 0))

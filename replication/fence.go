@@ -21,7 +21,6 @@ const unfencedWait = 11 * time.Minute
 type fence struct {
 	lanes    []*lane // whose target partitions are there
 	producer wire.Producer
-	pids     map[int64]bool                                // ever used by this link on this cluster
 	before   map[starferry.TopicPartition]starferry.Offset // target ends before the marker
 	source   *wire.Metadata
 	target   *wire.Metadata
@@ -106,8 +105,7 @@ func (b *bucket) fence(ctx context.Context, h *holding, f *fence) error {
 		}
 	}
 	f.producer = b.own
-	var err error
-	if f.pids, err = b.claim(ctx, f.producer); err != nil {
+	if err := b.claim(ctx, f.producer); err != nil {
 		return err
 	}
 	if err := b.shutOthers(ctx, f); err != nil {
@@ -250,12 +248,11 @@ func (b *bucket) sign(p wire.Producer) claim {
 	return claim{Link: b.c.spec.Name, Bucket: b.n, PID: p.ID, At: time.Now().UnixMilli()}
 }
 
-// claim writes down that the bucket uses a producer id, and returns all ids the
-// link has used. An id that comes unasked, while another stands, fences nothing:
-// the old one is waited out.
-func (b *bucket) claim(ctx context.Context, p wire.Producer) (map[int64]bool, error) {
+// claim writes down that the bucket uses a producer id. An id that comes unasked,
+// while another stands, fences nothing: the old one is waited out.
+func (b *bucket) claim(ctx context.Context, p wire.Producer) error {
 	c := b.c
-	all, own := c.state.PIDs(c.spec.Name, b.n)
+	_, own := c.state.PIDs(c.spec.Name, b.n)
 	if len(own) > 0 && !own[p.ID] {
 		last := time.UnixMilli(c.state.LastSign(c.spec.Name, own))
 		left := min(c.unfenced, time.Until(last.Add(c.renew+c.unfenced)))
@@ -264,16 +261,12 @@ func (b *bucket) claim(ctx context.Context, p wire.Producer) (map[int64]bool, er
 			c.log.Warn("unfenced producer id", "link", c.spec.Name, "bucket", b.n, "was", pidList(own), "now", p.ID, "wait", left)
 			b.say(reason)
 			if err := wait(ctx, left); err != nil {
-				return nil, err
+				return err
 			}
 		}
 	}
 	if own[p.ID] {
-		return all, nil
+		return nil
 	}
-	if err := c.state.Sign(ctx, b.sign(p)); err != nil {
-		return nil, err
-	}
-	all[p.ID] = true
-	return all, nil
+	return c.state.Sign(ctx, b.sign(p))
 }

@@ -32,7 +32,11 @@ type readback struct {
 	l       *lane
 	f       *fence
 	m       *offsetmap.Lane
+	as      anchor                     // the lane's, in the topics' present lives
 	anchors map[wire.Producer][]anchor // of each epoch, in the order of the target log
+	pids    map[int64]bool             // ever used by the link on this cluster, as far as is known
+	foreign map[int64]bool             // known not to be
+	looked  bool                       // at the state topic, since the log was last read
 	walk    *walker
 
 	in     wire.Producer // epoch of the last own batch
@@ -78,13 +82,13 @@ func (l *lane) recover(ctx context.Context, f *fence) (a anchor, start starferry
 	if err != nil {
 		return own, 0, err
 	}
-	r := l.readback(f, anchors)
+	r := l.readback(f, own, anchors)
 	r.m = m
 	marker, err := r.run(ctx, anchors, false)
 	if errors.Is(err, errDisagree) {
 		l.c.log.Warn("the target log is another one than the map tells of; rebuilding the map", "lane", l.tp, "err", err)
 		l.c.snaps.drop(ctx, m.Key())
-		r = l.readback(f, anchors)
+		r = l.readback(f, own, anchors)
 		r.m = m
 		marker, err = r.run(ctx, anchors, true)
 	}
@@ -124,9 +128,11 @@ func (l *lane) recover(ctx context.Context, f *fence) (a anchor, start starferry
 	return own, r.start, m.Flush()
 }
 
-func (l *lane) readback(f *fence, anchors []anchor) *readback {
+func (l *lane) readback(f *fence, own anchor, anchors []anchor) *readback {
 	// Producer id and epoch 0 are a cluster's first: nobody's are -1.
-	r := &readback{l: l, f: f, anchors: map[wire.Producer][]anchor{}, in: wire.Producer{ID: -1, Epoch: -1}, behind: -1}
+	r := &readback{l: l, f: f, as: own, anchors: map[wire.Producer][]anchor{}, in: wire.Producer{ID: -1, Epoch: -1}, behind: -1}
+	r.pids, _ = l.c.state.PIDs(own.Link, l.bucket.n)
+	r.foreign = map[int64]bool{}
 	for _, a := range anchors {
 		p := wire.Producer{ID: a.PID, Epoch: a.Epoch}
 		r.anchors[p] = append(r.anchors[p], a)
@@ -208,7 +214,9 @@ func (r *readback) begin(ctx context.Context, anchors []anchor, anew bool) (star
 	if r.m.Begun() && !anew {
 		_, target := r.m.Next()
 		if target > before && ok {
-			return 0, fmt.Errorf("target %s ends at %d, and the map at %d: %w", r.l.to, before, target, errDisagree)
+			if err := r.reaches(ctx, target); err != nil {
+				return 0, err
+			}
 		}
 		r.resume()
 		ours, err := r.standing(ctx)
@@ -343,7 +351,7 @@ func (r *readback) scan(ctx context.Context, at starferry.Offset) (starferry.Off
 		if err != nil {
 			return 0, fmt.Errorf("read back: %w", err)
 		}
-		r.start = starferry.Offset(p.LogStartOffset)
+		r.start, r.looked = starferry.Offset(p.LogStartOffset), false
 		set := p.RecordBatches
 		r.l.mu.Lock()
 		r.l.readBack += int64(len(set))
@@ -370,10 +378,17 @@ func (r *readback) scan(ctx context.Context, at starferry.Offset) (starferry.Off
 			if b.Control() && b.ProducerID() == r.f.producer.ID && b.ProducerEpoch() >= r.f.producer.Epoch {
 				return b.BaseOffset(), nil
 			}
-			if !b.Control() && r.f.pids[b.ProducerID()] {
-				if err := r.own(ctx, b); err != nil {
-					return 0, err
-				}
+			if b.Control() {
+				continue
+			}
+			ours, err := r.ours(ctx, producerOf(b))
+			if err == nil && ours {
+				err = r.own(ctx, b)
+			}
+			if err != nil {
+				return 0, err
+			}
+			if ours {
 				r.vanished = 0 // sequences tell
 			}
 		}

@@ -46,7 +46,11 @@ type ShardConfig struct {
 	// refresh is how often links look for topics and partitions; 0: refreshEvery.
 	refresh time.Duration
 	weigh   time.Duration // how often buckets are weighed; 0: every minute
+	settle  time.Duration // how often what is wanted is read, unasked; 0: settleEvery, or a third of the lease
 }
+
+// settleEvery is how often what is wanted is read, unasked.
+const settleEvery = 2 * time.Second
 
 // Shard owns buckets of links and copies their lanes.
 type Shard struct {
@@ -97,6 +101,9 @@ func OpenShard(ctx context.Context, cfg ShardConfig) (*Shard, error) {
 	}
 	if cfg.weigh == 0 {
 		cfg.weigh = weighEvery
+	}
+	if cfg.settle == 0 {
+		cfg.settle = min(settleEvery, cfg.LeaseTTL/3)
 	}
 	if cfg.renew == 0 {
 		cfg.renew = renewEvery
@@ -212,7 +219,7 @@ func (s *Shard) reconcile(ctx context.Context) {
 	for _, kv := range []jetstream.KeyValue{s.store.links, s.store.owners, s.store.shards} {
 		s.wg.Go(func() { s.watch(ctx, kv) })
 	}
-	tick := time.NewTicker(min(2*time.Second, s.cfg.LeaseTTL/3))
+	tick := time.NewTicker(s.cfg.settle)
 	defer tick.Stop()
 	for {
 		if err := s.settle(ctx); err != nil && ctx.Err() == nil {

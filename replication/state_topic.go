@@ -251,7 +251,9 @@ func (s *stateLog) Anchors(link starferry.LinkName, tp starferry.TopicPartition)
 			out = append(out, a)
 		}
 	}
-	slices.SortFunc(out, func(a, b anchor) int { return cmp.Or(cmp.Compare(a.Target, b.Target), cmp.Compare(a.Source, b.Source)) })
+	slices.SortFunc(out, func(a, b anchor) int {
+		return cmp.Or(cmp.Compare(a.Target, b.Target), cmp.Compare(a.Source, b.Source), cmp.Compare(a.Epoch, b.Epoch))
+	})
 	return out
 }
 
