@@ -40,7 +40,7 @@ func Variants() map[string]Variant {
 				New: "if end := r.f.before[r.l.to]; at >= end {\n\t\t\treturn end - 1, nil\n\t\t}\n\t\tp, err := fetchOnce(ctx, r.l.c.tgt, r.l.to, at, glance{waitMS: 20, maxBytes: 4 << 20})"},
 		}},
 		{Name: "trusting", Bug: "what the store holds is taken for all there is", Only: "kill -9", edits: []plant.Edit{
-			{Dir: "replication", Old: "return 0, fmt.Errorf(\"target %s ends at %d, and the map at %d: %w\", r.l.to, before, target, errDisagree)\n\t\t}", New: "return 0, errDisagree\n\t\t}\n\t\tif ok {\n\t\t\tr.resume()\n\t\t\treturn before, nil\n\t\t}"},
+			{Dir: "replication", Old: "r.resume()\n\t\tours, err := r.standing(ctx)", New: "if ok {\n\t\t\tr.resume()\n\t\t\treturn before, nil\n\t\t}\n\t\tr.resume()\n\t\tours, err := r.standing(ctx)"},
 		}},
 		{Name: "off-by-one", Bug: "the map is off by one at a hole", Only: "cut connections", edits: []plant.Edit{
 			{Dir: "replication/offsetmap", Old: "if a, err = m.forwardHole(j, b, i); err != nil {", New: "if a, err = m.forwardHole(j, b, i); err == nil && a.Status == starferry.InHole {\n\t\t\ta.Offset++\n\t\t}\n\t\tif err != nil {"},
