@@ -3,7 +3,6 @@ package fleet_test
 import (
 	"context"
 	"fmt"
-	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
@@ -86,7 +85,10 @@ func (j java) start(w *world, on starferry.Cluster, saw func(string)) func() {
 func (j java) command(w *world, on starferry.Cluster, more ...string) *exec.Cmd {
 	root, err := kafkatest.ModuleRoot()
 	require.NoError(w.t, err)
-	version, _, _ := strings.Cut(os.Getenv("STARFERRY_KAFKA"), ",")
+	const version = "4.3.1" // whatever the brokers are: it speaks both protocols
+	if !kafkatest.Fetched(version, filepath.Join(root, ".kafka")) {
+		w.t.Skipf("Java's consumer comes with Kafka %s: make kafka KAFKA=%s", version, version)
+	}
 	dir := filepath.Join(root, ".kafka", version)
 	logging := filepath.Join(w.t.TempDir(), "log4j2.properties")
 	writeFile(w.t, logging, "status=error\nrootLogger.level=error\nrootLogger.appenderRef.e.ref=E\nappender.e.type=Console\nappender.e.name=E\nappender.e.target=SYSTEM_ERR\nappender.e.layout.type=PatternLayout\n")
