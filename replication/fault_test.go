@@ -4,6 +4,9 @@ import (
 	"encoding/binary"
 	"errors"
 	"math/rand/v2"
+	"net"
+	"strconv"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -230,6 +233,37 @@ func TestATopicThatIsMissingOnceIsLookedForAgain(t *testing.T) {
 	require.NoError(t, src.DeleteTopic(string(topic)))
 	require.Eventually(t, func() bool { return l.status().State == Stopped }, patience, 50*time.Millisecond)
 	require.Contains(t, l.status().Reason, "is gone")
+}
+
+// Brokers follow the controller's log: one that lags does not know a topic that
+// the controller refuses to make again.
+func TestATopicThatABrokerDoesNotKnowYetIsWaitedFor(t *testing.T) {
+	w, _, tgt := faulty(t)
+	topic := w.topic(2, nil)
+	kafkatest.MakeTopic(t, w.tgt, topic, 2, nil)
+	host, port, err := net.SplitHostPort(w.tgt.Brokers[0])
+	require.NoError(t, err)
+	var blind atomic.Int32
+	blind.Store(4)
+	tgt.ControlKey(kmsg.Metadata.Int16(), func(r kmsg.Request) (kmsg.Response, error, bool) {
+		tgt.KeepControl()
+		req := r.(*kmsg.MetadataRequest)
+		if len(req.Topics) != 1 || req.Topics[0].Topic == nil || *req.Topics[0].Topic != string(topic) || blind.Add(-1) < 0 {
+			return nil, nil, false
+		}
+		resp := req.ResponseKind().(*kmsg.MetadataResponse)
+		b := kmsg.NewMetadataResponseBroker()
+		b.Host = host
+		n, _ := strconv.Atoi(port)
+		b.Port = int32(n)
+		gone := kmsg.NewMetadataResponseTopic()
+		gone.Topic, gone.ErrorCode = kmsg.StringPtr(string(topic)), kerr.UnknownTopicOrPartition.Code
+		resp.Brokers, resp.Topics = append(resp.Brokers, b), append(resp.Topics, gone)
+		return resp, nil, true
+	})
+	w.shard("s", t.TempDir())
+	w.link(topic)
+	require.Negative(t, blind.Load(), "it was asked again")
 }
 
 // A lane that was stopped while it was read back stays so.

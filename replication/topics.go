@@ -58,11 +58,9 @@ func makeTopics(ctx context.Context, src, tgt *wire.Cluster, spec LinkSpec) erro
 				}
 				continue
 			}
-			again, err := tgt.Metadata(ctx, copied)
-			if err != nil {
-				return fmt.Errorf("look up topic %s on %s: %w", copied, tgt.Name(), err)
+			if have, err = partitionsOf(ctx, tgt, copied); err != nil {
+				return err
 			}
-			have = len(again.Topics[copied].Partitions)
 		}
 		if have != n {
 			as := ""
@@ -74,6 +72,29 @@ func makeTopics(ctx context.Context, src, tgt *wire.Cluster, spec LinkSpec) erro
 		}
 	}
 	return nil
+}
+
+// knownWithin is how long a topic that the controller has may be unknown to the
+// brokers, which follow its log.
+const knownWithin = 10 * time.Second
+
+// partitionsOf counts the partitions of a topic that exists. Brokers that do not
+// know it yet are asked again.
+func partitionsOf(ctx context.Context, c *wire.Cluster, t starferry.Topic) (int, error) {
+	ctx, cancel := context.WithTimeout(ctx, knownWithin)
+	defer cancel()
+	for {
+		m, err := c.Metadata(ctx, t)
+		if err != nil {
+			return 0, fmt.Errorf("look up topic %s on %s: %w", t, c.Name(), err)
+		}
+		if n := len(m.Topics[t].Partitions); n > 0 {
+			return n, nil
+		}
+		if wait(ctx, 20*time.Millisecond) != nil {
+			return 0, fmt.Errorf("topic %s of %s exists, and its brokers do not know it: %w; is it being deleted? Ask again later", t, c.Name(), orUnknown(m.Topics[t].Err))
+		}
+	}
 }
 
 func orUnknown(err error) error {
