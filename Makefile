@@ -114,7 +114,8 @@ chaos-short: chaos-build ## faults during switches and around the copy, and plan
 	bin/chaos switches -n 50
 	bin/chaos plants -plants late-hand-out,early-translation -for 90s
 	bin/chaos copy -variant quick -for 25s -trial 10s
-	bin/chaos copy -plants -for 45s -trial 6s
+	bin/chaos copy -variant trusting -for 60s -trial 6s
+	bin/chaos copy -variant off-by-one -for 60s -trial 6s
 
 .PHONY: chaos
 chaos: chaos-build ## the same for longer (CHAOSFOR=30m of switches, COPYFOR=30m of copying); with real brokers: CHAOSFLAGS='-kafka 4.3.1'
