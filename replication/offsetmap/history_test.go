@@ -44,7 +44,27 @@ func (h *life) crash() bool {
 	h.l = l
 	next, passed := l.Next()
 	h.o.cut(next, passed)
+	if next == h.o.startSource {
+		h.beginAgain()
+	}
 	return true
+}
+
+// beginAgain is for a lane that lost all but where it begins. Where that is on
+// the target depends on what it kept in front of its start: anywhere behind the
+// last copy below, up to where the first one was. It must say so for sure if all
+// below is sure.
+func (h *life) beginAgain() {
+	next, passed := h.l.Next()
+	a, err := h.l.Forward(next)
+	require.NoError(h.t, err)
+	if a.Status == starferry.Unknown {
+		require.True(h.t, h.o.unsureBefore(len(h.o.entries)), "%+v is known", a)
+		return
+	}
+	require.GreaterOrEqual(h.t, a.Offset, h.o.end)
+	require.LessOrEqual(h.t, a.Offset, max(h.o.end, h.o.startTarget))
+	*h.o = oracle{first: next, startSource: next, startTarget: h.o.startTarget, end: a.Offset, passed: passed, startEnd: a.Offset}
 }
 
 // cut makes the slice as short as a map is.

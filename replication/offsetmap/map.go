@@ -60,8 +60,12 @@ func (m *Map) Front() (source, target starferry.Offset, unsure bool, err error) 
 		return 0, 0, false, err
 	}
 	i := b.bySource(m.startSource)
-	unsure = (i == len(b.segments) || b.segments[i].kind.hole()) && b.uncertainAt(i)
-	return m.startSource, m.startTarget, unsure, nil
+	sure := false // the first copy lies where the map begins, or itself is unknown
+	if i < len(b.segments) {
+		s := b.segments[i]
+		sure = s.kind == unknown || s.kind == copied && s.target+(m.startSource-s.source) == m.startTarget
+	}
+	return m.startSource, m.startTarget, !sure && b.uncertainAt(i), nil
 }
 
 // Next is where the copy stands: the next source offset to copy, and the target

@@ -394,3 +394,20 @@ func TestRangeOverUnknownCopiesIsUnknown(t *testing.T) {
 		require.Equal(t, final, got.Final(), "%v", r)
 	}
 }
+
+// A map that forgot an unknown offset at its end still knows, when copies follow
+// behind a gap, that the unknown one's copy may lie in it.
+func TestTheFrontTellsOfAnUnknownCopyInTheGap(t *testing.T) {
+	var m Map
+	require.NoError(t, m.Reset(0, 0))
+	require.NoError(t, m.Append(Run{0, 0, 1}))
+	require.NoError(t, m.MarkUnknown(1, 2))
+	require.NoError(t, m.Forget(2))
+	require.NoError(t, m.Append(Run{2, 5, 1}))
+	source, target, unsure, err := m.Front()
+	require.NoError(t, err)
+	require.Equal(t, starferry.Offset(2), source)
+	require.Equal(t, starferry.Offset(1), target)
+	require.True(t, unsure, "source 1 may have its copy at target 1 to 4")
+	require.Equal(t, starferry.Unknown, m.Back(1).Status)
+}
