@@ -14,7 +14,8 @@ import (
 // Census lists groups. It changes nothing.
 type Census interface {
 	// Groups lists the groups that live on a cluster and fit a pattern (* any
-	// text, ? one character), in order of their names.
+	// text, ? one character), in order of their names. Those that cannot be read
+	// are listed as unknown.
 	Groups(ctx context.Context, c starferry.ClusterName, pattern string) ([]GroupInfo, error)
 }
 
@@ -25,6 +26,9 @@ type GroupInfo struct {
 	Partitions int               `json:"partitions"` // of all its topics
 	Labels     map[string]string `json:"labels"`
 	Instances  int               `json:"instances"` // that use the library
+	// Unknown, if not empty, is why nobody can tell whether it lives there. No
+	// script sees such a group.
+	Unknown string `json:"unknown,omitempty"`
 }
 
 // label is a label's value; size is one that every group has.
@@ -45,7 +49,8 @@ func groupsOfEntry(p Ports, t typeSet) *scripting.Builtin {
 	return &scripting.Builtin{
 		Name: "groups_of", Class: scripting.Read, Returns: "list of struct(name, topics, partitions, labels, instances)",
 		Doc: `Lists the groups that live on a cluster, with what they read and their labels: those that services give themselves, and those of the configuration.
-A label size (small up to 12 partitions, medium up to 100, large) is there for every group.`,
+A label size (small up to 12 partitions, medium up to 100, large) is there for every group.
+Groups that do not answer are asked again with patience; one that cannot be read even so is refused by name, since whether it belongs to the list is not known.`,
 		Example: `pay = groups_of(old, match = "pay-*", labels = {"sla": "bronze"})`,
 		Params: []scripting.Param{
 			{Name: "cluster", Type: t.cluster, Required: true, Doc: "where to look", Complete: "clusters"},
@@ -77,6 +82,7 @@ func describeChoice(c scripting.Call) string {
 func groupsOf(ctx context.Context, p Ports, c scripting.Call) ([]GroupInfo, error) {
 	cluster, wanted := clusterArg(c, "cluster"), parseLabels(c.Args.Text("labels"))
 	found := map[starferry.Group]GroupInfo{}
+	unknown := map[starferry.Group]string{}
 	for _, pattern := range c.Args.Strings("match") {
 		groups, err := p.Census.Groups(ctx, cluster, pattern)
 		if err != nil {
@@ -84,6 +90,10 @@ func groupsOf(ctx context.Context, p Ports, c scripting.Call) ([]GroupInfo, erro
 		}
 		for _, g := range groups {
 			fits := !slices.Contains(c.Args.Strings("except_"), string(g.Name))
+			if fits && g.Unknown != "" {
+				unknown[g.Name] = g.Unknown
+				continue
+			}
 			for k, v := range wanted {
 				fits = fits && g.label(k) == v
 			}
@@ -92,11 +102,28 @@ func groupsOf(ctx context.Context, p Ports, c scripting.Call) ([]GroupInfo, erro
 			}
 		}
 	}
+	if len(unknown) > 0 {
+		return nil, unreadGroups(cluster, unknown, len(found))
+	}
 	out := []GroupInfo{}
 	for _, name := range slices.Sorted(maps.Keys(found)) {
 		out = append(out, found[name])
 	}
 	return out, nil
+}
+
+// unreadGroups refuses a list that would silently lack some groups.
+func unreadGroups(c starferry.ClusterName, unknown map[starferry.Group]string, read int) error {
+	e := &scripting.RefusedError{
+		Op: fmt.Sprintf("groups_of %s", c), Expected: "every group that fits can be read",
+		Stands: fmt.Sprintf("nothing was changed; %s can be read", count(read, "other group")),
+		Do:     "try again when they answer, or leave them out with except_",
+	}
+	for _, g := range slices.Sorted(maps.Keys(unknown)) {
+		e.Rows = append(e.Rows, scripting.Row{Subject: string(g), What: "cannot be read", Why: unknown[g]})
+	}
+	e.Err = scripting.Unmet(e.Expected, e.Error())
+	return e
 }
 
 // labelsType is labels as text: dc=dc1,sla=gold. A dict is taken too.

@@ -34,6 +34,22 @@ func (f ForkStatus) Count(state string) int {
 	return n
 }
 
+// Counts tells how many branches are in which state, in words.
+func (f ForkStatus) Counts() string {
+	var counts []string
+	for _, state := range []string{phaseDone, phaseOpen, phaseUndone, phaseFailed, branchNotBegun} {
+		if n := f.Count(state); n > 0 {
+			counts = append(counts, fmt.Sprintf("%d %s", n, stateWords(state)))
+		}
+	}
+	return strings.Join(counts, ", ")
+}
+
+// Calm reports whether no branch has failed or is under way.
+func (f ForkStatus) Calm() bool {
+	return f.Count(phaseDone)+f.Count(branchNotBegun) == len(f.Branches)
+}
+
 // forks lists the parallels of a phase, those inside branches left out.
 func (p *phaseHistory) forks(reg *Registry) []ForkStatus {
 	var out []ForkStatus
@@ -67,17 +83,11 @@ func (s *scope) told(reg *Registry) string {
 // newBranchesError says what branches were to do, what became of each, and why.
 func newBranchesError(f forked, rows []BranchStatus) error {
 	st := ForkStatus{Title: f.Title, Branches: rows}
-	var counts []string
-	for _, state := range []string{phaseDone, phaseUndone, phaseFailed, branchNotBegun} {
-		if n := st.Count(state); n > 0 {
-			counts = append(counts, fmt.Sprintf("%d %s", n, stateWords(state)))
-		}
-	}
 	expected := fmt.Sprintf("all %d done", len(rows))
 	if f.Title != "" {
 		expected = fmt.Sprintf("%s: all %d done", f.Title, len(rows))
 	}
-	return Unmet(expected, strings.Join(counts, ", ")+"\n"+branchTable(rows))
+	return Unmet(expected, st.Counts()+"\n"+st.Table())
 }
 
 func stateWords(state string) string {
@@ -90,16 +100,28 @@ func stateWords(state string) string {
 	return state
 }
 
-// branchTable shows branch by branch what stands: what failed comes first.
-func branchTable(rows []BranchStatus) string {
+// shownCalm is how many branches of each state in which nothing is wrong a table
+// shows; the status has them all.
+const shownCalm = 8
+
+// Table shows branch by branch what stands: what failed comes first.
+func (f ForkStatus) Table() string {
 	order := []string{phaseFailed, phaseUndone, phaseOpen, phaseDone, branchNotBegun}
-	rows = slices.Clone(rows)
+	rows := slices.Clone(f.Branches)
 	slices.SortStableFunc(rows, func(a, b BranchStatus) int {
 		return cmp.Compare(slices.Index(order, a.State), slices.Index(order, b.State))
 	})
 	var lines [][]string
+	shown := map[string]int{}
 	for _, r := range rows {
-		lines = append(lines, []string{r.Key, stateWords(r.State), cmp.Or(r.Error, r.Text)})
+		n, all := shown[r.State], f.Count(r.State)
+		shown[r.State]++
+		switch calm := r.State == phaseDone || r.State == branchNotBegun; {
+		case !calm || n < shownCalm || all == shownCalm+1:
+			lines = append(lines, []string{r.Key, stateWords(r.State), cmp.Or(r.Error, r.Text)})
+		case n == shownCalm:
+			lines = append(lines, []string{fmt.Sprintf("… %d more", all-n), stateWords(r.State), ""})
+		}
 	}
 	return Table(refusedWidth, []string{"branch", "stands", "what"}, lines)
 }

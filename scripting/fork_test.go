@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -151,12 +152,12 @@ func TestCrashSweepOfBranches(t *testing.T) {
 	} {
 		for at := 1; ; at++ {
 			b := open(t)
-			crash := &crashing{Journal: b.journal, left: at}
+			crash := &cutAfter{Journal: b.journal, left: at}
 			b.runner.Journal = crash
 			p := b.load(fmt.Sprintf(many, story.condition))
 			_, err := b.runner.Run(context.Background(), p, nil, "r")
 			b.runner.Journal = b.journal
-			if errors.Is(err, errCrash) {
+			if errors.Is(err, errCut) {
 				if records, _ := b.journal.Read(context.Background(), "r"); len(records) == 0 {
 					continue // nothing is known of it
 				}
@@ -166,11 +167,11 @@ func TestCrashSweepOfBranches(t *testing.T) {
 				require.NoError(t, err, "%s, killed at record %d", name, at)
 			}
 			if story.back {
-				crash := &crashing{Journal: b.journal, left: at}
+				crash := &cutAfter{Journal: b.journal, left: at}
 				b.runner.Journal = crash
 				_, err := b.runner.Rollback(context.Background(), "r")
 				b.runner.Journal = b.journal
-				if errors.Is(err, errCrash) {
+				if errors.Is(err, errCut) {
 					_, err = b.runner.Rollback(context.Background(), "r")
 					if ExitCode(err) == ExitUsage {
 						err = nil // the lost record was the last
@@ -191,21 +192,6 @@ func TestCrashSweepOfBranches(t *testing.T) {
 			}
 		}
 	}
-}
-
-// crashing fails every append from the given one on.
-type crashing struct {
-	Journal
-	left int
-}
-
-var errCrash = errors.New("crash")
-
-func (c *crashing) Append(ctx context.Context, after uint64, r Record) (uint64, error) {
-	if c.left--; c.left < 0 {
-		return 0, errCrash
-	}
-	return c.Journal.Append(ctx, after, r)
 }
 
 // What the journal has of a branch must be what the script does.
@@ -316,4 +302,22 @@ func TestAPlanTellsBranchesTogether(t *testing.T) {
 	for _, want := range []string{"parallel  wave 1: 3, 2 at once", "· put  put … and 2 more alike", "parallel  wave 2: 2, 2 at once"} {
 		require.Contains(t, text, want)
 	}
+}
+
+// What failed is told in full; of hundreds that stand as they should a few.
+func TestATableOfManyBranches(t *testing.T) {
+	f := ForkStatus{Title: "wave"}
+	for i := range 40 {
+		f.Branches = append(f.Branches, BranchStatus{Key: fmt.Sprintf("g%02d", i), State: phaseDone})
+	}
+	require.True(t, f.Calm())
+	for i := range 12 {
+		f.Branches[20+i].State, f.Branches[20+i].Error = phaseUndone, "no room"
+	}
+	require.False(t, f.Calm())
+	require.Equal(t, "28 done, 12 failed and undone", f.Counts())
+	lines := strings.Split(f.Table(), "\n")
+	require.Len(t, lines, 1+12+shownCalm+1)
+	require.Contains(t, lines[1], "g20")
+	require.Contains(t, lines[len(lines)-1], "… 20 more")
 }

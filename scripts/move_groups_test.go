@@ -153,3 +153,22 @@ func TestNoGroupFits(t *testing.T) {
 	_, err = r.Plan(context.Background(), p, map[string]string{"labels": "gold"})
 	require.ErrorContains(t, err, "want labels such as")
 }
+
+// Nobody can say whether a group that cannot be read is one of those that were
+// meant: it is not passed over in silence.
+func TestAGroupThatCannotBeReadIsNamed(t *testing.T) {
+	w := fleetOf(3)
+	w.Census[1].Unknown = "its coordinator is silent"
+	r, p, params := gradual(t, w)
+	_, err := r.Run(context.Background(), p, params, "r1")
+	require.Equal(t, scripting.ExitUnmet, scripting.ExitCode(err))
+	require.ErrorContains(t, err, "g01")
+	require.ErrorContains(t, err, "its coordinator is silent")
+	require.ErrorContains(t, err, "2 other groups can be read")
+	require.Zero(t, moved(w))
+
+	params["except_"] = "g01"
+	_, err = r.Run(context.Background(), p, params, "r2")
+	require.NoError(t, err)
+	require.Equal(t, 2, moved(w))
+}

@@ -132,3 +132,25 @@ func TestCtrlCWhileARunBeginsNamesTheRun(t *testing.T) {
 	require.Equal(t, &exitError{scripting.ExitError}, err)
 	require.Contains(t, d.err.String(), "starferry status unmet-1")
 }
+
+const branchesScript = `
+def move(m):
+    parallel(lambda g: expect(g != "b", g + " can move"), ["a", "b"], title = "wave 1")
+
+m = migration(name = "branches", phases = [phase("move", do = move, on_fail = "hold")])
+`
+
+// The text of a status tells of branches what its JSON tells.
+func TestAStatusShowsBranches(t *testing.T) {
+	d := newDesk(t)
+	file := filepath.Join(t.TempDir(), "branches.star")
+	require.NoError(t, os.WriteFile(file, []byte(branchesScript), 0o600))
+	require.Equal(t, scripting.ExitUnmet, d.calls(t, "run", "-y", file), d.err.String())
+	d.out.Reset()
+	require.Zero(t, d.calls(t, "status"), d.err.String())
+	require.Regexp(t, `move +wave 1 +1 done, 1 failed and undone`, d.out.String())
+	require.Regexp(t, `(?m)^b +failed and undone`, d.out.String())
+	d.out.Reset()
+	require.Zero(t, d.calls(t, "status", "--json"), d.err.String())
+	require.Contains(t, d.out.String(), `"key": "b"`)
+}

@@ -279,6 +279,7 @@ func (c *cli) showStatus(s scripting.Status, now *scripting.Event) error {
 	if err := table(c.Out, []string{"phase", "state", "took", "error"}, rows); err != nil {
 		return err
 	}
+	c.showForks(s.Phases)
 	if s.Open != "" {
 		fmt.Fprintln(c.Out, "\nunder way, result not known yet:", s.Open)
 	}
@@ -304,6 +305,29 @@ func (c *cli) showStatus(s scripting.Status, now *scripting.Event) error {
 		}
 	}
 	return nil
+}
+
+// showForks prints what runs branch by branch: a line for each parallel, and the
+// branches of those in which something failed or goes on.
+func (c *cli) showForks(phases []scripting.PhaseStatus) {
+	var rows [][]string
+	var tables []string
+	for _, p := range phases {
+		for _, f := range p.Forks {
+			title := or(f.Title, f.Step)
+			rows = append(rows, []string{p.Name, title, f.Counts()})
+			if !f.Calm() {
+				tables = append(tables, title+":\n"+f.Table())
+			}
+		}
+	}
+	if len(rows) == 0 {
+		return
+	}
+	fmt.Fprintln(c.Out, "\n"+scripting.Table(scripting.Width, []string{"phase", "in parallel", "branches"}, rows))
+	for _, t := range tables {
+		fmt.Fprintln(c.Out, "\n"+t)
+	}
 }
 
 func (c *cli) journalCommand() *cobra.Command {

@@ -150,6 +150,9 @@ func cut(s string, width int) string {
 	return string(r[:width-1]) + "…"
 }
 
+// longCall is how much of a call with its arguments is shown; JSON has all.
+const longCall = 300
+
 // describe is an event as one line, or "" for those that say nothing to people.
 func describe(e scripting.Event) string {
 	text := e.Text
@@ -179,7 +182,7 @@ func describe(e scripting.Event) string {
 		if call == "" {
 			call = e.Builtin
 		}
-		return join("  "+call, " "+e.Where)
+		return join("  "+cut(call, longCall), " "+e.Where)
 	case scripting.Done:
 		switch {
 		case e.Builtin == "parallel":

@@ -31,7 +31,7 @@ func (w *Census) Groups(ctx context.Context, c starferry.ClusterName, pattern st
 	}
 	out := make([]builtins.GroupInfo, 0, len(listed))
 	for _, l := range listed {
-		g := builtins.GroupInfo{Name: l.Group, Topics: l.Topics, Labels: w.cfg.Homes.LabelsOfGroup(l.Group, l.Labels), Instances: l.Instances}
+		g := builtins.GroupInfo{Name: l.Group, Topics: l.Topics, Labels: w.cfg.Homes.LabelsOfGroup(l.Group, l.Labels), Instances: l.Instances, Unknown: l.Unknown}
 		for _, t := range l.Topics {
 			g.Partitions += partitions[t]
 		}

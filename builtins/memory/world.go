@@ -286,7 +286,7 @@ func (w census) Groups(_ context.Context, c starferry.ClusterName, pattern strin
 	for _, g := range w.World.Census {
 		if fits, err := path.Match(pattern, string(g.Name)); err != nil {
 			return nil, err
-		} else if fits && w.home(g.Name).Cluster == c {
+		} else if fits && (g.Unknown != "" || w.home(g.Name).Cluster == c) {
 			out = append(out, g)
 		}
 	}

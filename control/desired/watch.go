@@ -79,10 +79,14 @@ type entry struct {
 	seen     time.Time // when it came in here
 }
 
-// list reads all values whose keys match the filter.
+// list reads all values whose keys match the filter, within ctx's deadline or,
+// if it has none, a few seconds.
 func (s *Store) list(ctx context.Context, b *bucket, filter string) (map[string]entry, error) {
-	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
-	defer cancel()
+	if _, bounded := ctx.Deadline(); !bounded {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, 5*time.Second)
+		defer cancel()
+	}
 	all := map[string]entry{}
 	err := b.do(ctx, func(kv jetstream.KeyValue) error {
 		w, err := kv.Watch(ctx, filter)

@@ -1,12 +1,9 @@
 package fleet_test
 
 import (
-	"context"
 	"testing"
 	"time"
 
-	"github.com/starferry/starferry"
-	"github.com/starferry/starferry/control/consumer"
 	"github.com/starferry/starferry/control/desired"
 	"github.com/starferry/starferry/control/switchover"
 	"github.com/stretchr/testify/require"
@@ -17,19 +14,10 @@ import (
 // is not removed for ever.
 func TestAnInstanceWithoutNATSIsRemovedOnceAndThenRefused(t *testing.T) {
 	w, stop := running(t)
-	silent, err := consumer.Open(t.Context(), consumer.Config{
-		Group: w.group, Topics: []starferry.Topic{w.topic}, Clusters: []starferry.Cluster{w.old}, Instance: "cut-off",
-		Start: consumer.Earliest, CommitInterval: 20 * time.Millisecond, SessionTimeout: 6 * time.Second, HeartbeatInterval: 100 * time.Millisecond,
-	}, w.handle)
-	require.NoError(t, err)
-	defer func() { require.NoError(t, silent.Close(context.Background())) }()
-	require.Eventually(t, func() bool {
-		v, err := w.fleet.Group(t.Context(), w.group)
-		return err == nil && len(v.On[w.old.Name].Group.Members) == 3 && v.On[w.old.Name].Group.State == "Stable"
-	}, patience, 20*time.Millisecond)
+	w.withoutNATS("cut-off", 3)
 	o := w.order(w.old, w.new, "run-1")
 	o.OnStraggler, o.EvictAfter, o.Patience = switchover.Evict, 100*time.Millisecond, 500*time.Millisecond
-	_, err = w.fleet.Switch(contextFor(t, 2*patience), o)
+	_, err := w.fleet.Switch(contextFor(t, 2*patience), o)
 	var f switchover.Failure
 	require.ErrorAs(t, err, &f)
 	require.Contains(t, f.Rows[0].What, "cut-off")

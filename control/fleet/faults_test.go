@@ -66,21 +66,28 @@ func TestASwitchThatIsStoppedIsUndoneInEveryPhase(t *testing.T) {
 	}
 }
 
-func TestAMemberWithoutALeaseIsNamed(t *testing.T) {
-	w, stop := running(t)
-	silent, err := consumer.Open(t.Context(), consumer.Config{
-		Group: w.group, Topics: []starferry.Topic{w.topic}, Clusters: []starferry.Cluster{w.old}, Instance: "forgotten",
+// withoutNATS starts an instance that has no lease, and waits until it is one of
+// so many members.
+func (w *world) withoutNATS(name starferry.InstanceID, members int) {
+	w.t.Helper()
+	silent, err := consumer.Open(w.t.Context(), consumer.Config{
+		Group: w.group, Topics: []starferry.Topic{w.topic}, Clusters: []starferry.Cluster{w.old}, Instance: name,
 		Start: consumer.Earliest, CommitInterval: 20 * time.Millisecond, SessionTimeout: 6 * time.Second, HeartbeatInterval: 100 * time.Millisecond,
 	}, w.handle)
-	require.NoError(t, err)
-	defer func() { require.NoError(t, silent.Close(context.Background())) }()
-	require.Eventually(t, func() bool {
-		v, err := w.fleet.Group(t.Context(), w.group)
-		return err == nil && len(v.On[w.old.Name].Group.Members) == 3 && v.On[w.old.Name].Group.State == "Stable"
+	require.NoError(w.t, err)
+	w.t.Cleanup(func() { require.NoError(w.t, silent.Close(context.Background())) })
+	require.Eventually(w.t, func() bool {
+		v, err := w.fleet.Group(w.t.Context(), w.group)
+		return err == nil && len(v.On[w.old.Name].Group.Members) == members && v.On[w.old.Name].Group.State == "Stable"
 	}, patience, 20*time.Millisecond)
+}
+
+func TestAMemberWithoutALeaseIsNamed(t *testing.T) {
+	w, stop := running(t)
+	w.withoutNATS("forgotten", 3)
 	o := w.order(w.old, w.new, "run-1")
 	o.Patience = 300 * time.Millisecond
-	_, err = w.fleet.Switch(t.Context(), o)
+	_, err := w.fleet.Switch(t.Context(), o)
 	require.ErrorContains(t, err, "forgotten")
 	require.ErrorContains(t, err, "lives on old")
 	_, err = w.fleet.Throttle(contextFor(t, 3*time.Second), fleet.ThrottleOrder{Group: w.group, Rate: 1000, By: "ann"})

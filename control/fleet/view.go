@@ -37,6 +37,11 @@ type Side struct {
 	Err string // why the cluster could not be read
 }
 
+// library reports whether members of the group there use the library.
+func (s Side) library() bool {
+	return slices.ContainsFunc(s.Group.Members, func(m switchover.MemberSeen) bool { return m.Library })
+}
+
 // Fenced reports whether a group is held by an agent's fence.
 func Fenced(g switchover.GroupSeen) bool { return fencing(g) }
 
@@ -58,7 +63,7 @@ func (f *Fleet) Groups(ctx context.Context) ([]starferry.Group, error) {
 // Group shows how a group stands everywhere. A cluster that cannot be read is
 // shown as such; NATS that cannot be read is an error.
 func (f *Fleet) Group(ctx context.Context, g starferry.Group) (View, error) {
-	v := View{Group: g, On: map[starferry.ClusterName]Side{}}
+	v := View{Group: g}
 	p, rev, err := f.c.Store.Placement(ctx, g)
 	switch {
 	case err == nil:
@@ -72,36 +77,53 @@ func (f *Fleet) Group(ctx context.Context, g starferry.Group) (View, error) {
 	if v.Leases, err = f.c.Store.Leases(ctx, g); err != nil {
 		return v, fmt.Errorf("view group %s: %w", g, err)
 	}
-	var mu sync.Mutex
-	var wg sync.WaitGroup
-	for _, c := range f.names() {
-		wg.Go(func() {
-			s := f.side(ctx, c, g)
-			mu.Lock()
-			defer mu.Unlock()
-			v.On[c] = s
-		})
-	}
-	wg.Wait()
+	v.On = f.sides(ctx, func(ctx context.Context, c starferry.ClusterName) (Side, error) { return f.readSide(ctx, c, g) })
 	v.Home = v.home()
 	return v, nil
 }
 
-func (f *Fleet) side(ctx context.Context, c starferry.ClusterName, g starferry.Group) Side {
-	s, err := f.readSide(ctx, c, g)
-	if err != nil {
-		s.Err = err.Error()
+// sides reads a group on all clusters at the same time.
+func (f *Fleet) sides(ctx context.Context, read func(context.Context, starferry.ClusterName) (Side, error)) map[starferry.ClusterName]Side {
+	on := map[starferry.ClusterName]Side{}
+	var mu sync.Mutex
+	var wg sync.WaitGroup
+	for _, c := range f.names() {
+		wg.Go(func() {
+			s, err := read(ctx, c)
+			if err != nil {
+				s.Err = err.Error()
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			on[c] = s
+		})
 	}
-	return s
+	wg.Wait()
+	return on
 }
 
-func (f *Fleet) readSide(ctx context.Context, c starferry.ClusterName, g starferry.Group) (s Side, err error) {
+// readSide reads a group on one cluster, and how far it is behind there.
+func (f *Fleet) readSide(ctx context.Context, c starferry.ClusterName, g starferry.Group) (Side, error) {
 	ctx, cancel := context.WithTimeout(ctx, readTimeout)
 	defer cancel()
+	s, err := f.standing(ctx, c, g)
+	if err != nil || len(s.Committed) == 0 {
+		return s, err
+	}
 	w, err := f.cluster(c)
 	if err != nil {
 		return s, err
 	}
+	ends, err := w.Offsets(ctx, s.Committed.Partitions(), wire.Latest)
+	s.Lag = map[starferry.TopicPartition]int64{}
+	for tp, end := range ends {
+		s.Lag[tp] = max(0, int64(end-s.Committed[tp].Next))
+	}
+	return s, err
+}
+
+// standing is who is in a group on one cluster, and what its commits say.
+func (f *Fleet) standing(ctx context.Context, c starferry.ClusterName, g starferry.Group) (s Side, err error) {
 	if s.Group, err = f.describe(ctx, c, g); err != nil {
 		return s, err
 	}
@@ -116,15 +138,7 @@ func (f *Fleet) readSide(ctx context.Context, c starferry.ClusterName, g starfer
 		}
 		s.Committed[tp] = p
 	}
-	if len(s.Committed) == 0 {
-		return s, nil
-	}
-	ends, err := w.Offsets(ctx, s.Committed.Partitions(), wire.Latest)
-	s.Lag = map[starferry.TopicPartition]int64{}
-	for tp, end := range ends {
-		s.Lag[tp] = max(0, int64(end-s.Committed[tp].Next))
-	}
-	return s, err
+	return s, nil
 }
 
 // members describes a group on all clusters.
@@ -175,6 +189,18 @@ func (v View) home() Home {
 		h.Cluster = knows[0]
 	}
 	return h
+}
+
+// failed names the clusters that could not be read, and why; empty if all were.
+func (v View) failed() string {
+	var parts []string
+	for c, s := range v.On {
+		if s.Err != "" {
+			parts = append(parts, fmt.Sprintf("%s cannot be read (%s)", c, s.Err))
+		}
+	}
+	slices.Sort(parts)
+	return strings.Join(parts, ", ")
 }
 
 // unknown says why nobody can tell where the group lives.
