@@ -500,8 +500,10 @@ func (c *Consumer) fetch(e switchover.Fetch) {
 	}
 	c.limit(len(own), len(every))
 	c.session.start()
-	c.begun = e
-	c.foreseeRepeats(e)
+	moved := c.begun.Cluster != "" && c.begun.Cluster != e.Cluster
+	if c.begun = e; !moved { // nobody had been handed anything beyond a cut
+		c.foresee()
+	}
 	c.log.Info("fetches", "cluster", e.Cluster, "epoch", e.Epoch, "partitions", len(own))
 	if f := c.cfg.Hooks.Assigned; f != nil {
 		f(e.Cluster, own)

@@ -37,22 +37,16 @@ const keepRepeats = 64
 type reporter struct {
 	c *Consumer
 
-	mu        sync.Mutex
-	lease     *control.Lease // newest, not yet put
-	gone      bool
-	poked     chan struct{}
-	ended     chan struct{} // the lease is given back
-	heard     chan struct{} // the others' leases are known
-	heardOnce bool
-	leases    map[starferry.InstanceID]desired.LeaseHead
-	dead      map[starferry.InstanceID]desired.LeaseHead // vanished with their last word
+	mu    sync.Mutex
+	lease *control.Lease // newest, not yet put
+	gone  bool
+	poked chan struct{}
+	ended chan struct{}  // the lease is given back
+	store *desired.Store // nil while NATS has not answered
 }
 
 func newReporter(c *Consumer) *reporter {
-	return &reporter{
-		c: c, poked: make(chan struct{}, 1), ended: make(chan struct{}), heard: make(chan struct{}),
-		leases: map[starferry.InstanceID]desired.LeaseHead{}, dead: map[starferry.InstanceID]desired.LeaseHead{},
-	}
+	return &reporter{c: c, poked: make(chan struct{}, 1), ended: make(chan struct{})}
 }
 
 func (r *reporter) interval() time.Duration { return defaultLease / 3 }
@@ -85,12 +79,10 @@ func (r *reporter) run(ctx context.Context) {
 			r.c.log.Error("watch desired state", "error", err)
 		}
 	})
-	followers.Go(func() {
-		err := store.WatchLeaseHeads(fctx, r.c.cfg.Group, r.others)
-		if err != nil && fctx.Err() == nil {
-			r.c.log.Error("watch leases", "error", err)
-		}
-	})
+	r.mu.Lock()
+	r.store = store
+	r.mu.Unlock()
+	r.c.post(r.c.foresee) // what began before NATS answered
 	r.put(ctx, store)
 }
 
@@ -137,39 +129,8 @@ func (r *reporter) adopt(u desired.Update) {
 	})
 }
 
-// others keeps the last word of instances that vanished.
-func (r *reporter) others(all []desired.LeaseHead) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	now := map[starferry.InstanceID]desired.LeaseHead{}
-	for _, l := range all {
-		switch {
-		case l.Instance != r.c.cfg.Instance:
-			now[l.Instance] = l
-		case l.Boot != r.c.boot: // the process before this one
-			r.dead[l.Instance] = l
-		}
-	}
-	if !r.heardOnce {
-		r.heardOnce = true
-		close(r.heard)
-		r.c.post(r.c.foreseeLate)
-	}
-	for id, was := range r.leases {
-		if is, ok := now[id]; !ok || is.Boot != was.Boot {
-			r.dead[id] = was
-		}
-	}
-	r.leases = now
-}
-
 // put writes leases: the newest as soon as there is one.
 func (r *reporter) put(ctx context.Context, store *desired.Store) {
-	select { // the last word of the process before this one is under the same key
-	case <-ctx.Done():
-	case <-r.heard:
-	case <-time.After(adoptWithin):
-	}
 	r.c.post(r.c.publish)
 	w := store.LeaseWriter()
 	for {
@@ -298,53 +259,61 @@ func (c *Consumer) firstHanded(p *part) {
 	})
 }
 
-// foreseeRepeats reports what other instances had been handed beyond their
-// commits, for the partitions that are taken over: of those that died, and of
-// those that lost their membership before their lease.
-func (c *Consumer) foreseeRepeats(e switchover.Fetch) {
+// foresee asks what others had been handed beyond their commits, for the
+// partitions that the session has begun with: instances that died, and those that
+// lost their membership before they could commit. It runs on the loop and does
+// not wait.
+func (c *Consumer) foresee() {
 	c.reporter.mu.Lock()
-	defer c.reporter.mu.Unlock()
-	for id, h := range c.reporter.dead {
-		c.repeatsOf(e, id, h, "died without committing them")
+	store := c.reporter.store
+	c.reporter.mu.Unlock()
+	if c.session == nil || store == nil {
+		return
 	}
-	for id, h := range c.reporter.leases {
-		c.repeatsOf(e, id, h, "lost the partition without committing them")
+	began := c.begun
+	c.spawn(func() {
+		ctx, cancel := context.WithTimeout(c.ctx, adoptWithin)
+		defer cancel()
+		words, err := store.LastWords(ctx, c.cfg.Group)
+		if err != nil {
+			c.log.Debug("read what others said last", "error", err)
+			return
+		}
+		c.post(func() { c.repeatsOf(began, words) })
+	})
+}
+
+// repeatsOf reports what may be handed out again.
+func (c *Consumer) repeatsOf(e switchover.Fetch, words []control.Lease) {
+	before := len(c.repeats)
+	for _, l := range words {
+		if l.Boot == c.boot {
+			continue
+		}
+		for _, st := range l.Partitions {
+			place, ok := e.Cut[st.Partition]
+			if !ok || st.Cluster != e.Cluster || st.Position <= place.Next {
+				continue
+			}
+			rep := control.Repeat{
+				Cluster: e.Cluster, Partition: st.Partition,
+				Range:  starferry.Range{From: place.Next, To: st.Position},
+				Reason: "instance " + string(l.Instance) + " had been handed at least so many and did not commit them",
+			}
+			if slices.Contains(c.repeats, rep) {
+				continue // reported before
+			}
+			c.log.Warn("records may be handed out again", "partition", rep.Partition, "from", rep.Range.From, "to", rep.Range.To, "of", l.Instance)
+			c.repeats = append(c.repeats, rep)
+		}
+	}
+	if len(c.repeats) == before {
+		return
 	}
 	if n := len(c.repeats) - keepRepeats; n > 0 {
 		c.repeats = slices.Clone(c.repeats[n:])
 	}
-}
-
-// foreseeLate reports what was not known yet when the session began.
-func (c *Consumer) foreseeLate() {
-	if c.session != nil {
-		c.foreseeRepeats(c.begun)
-		c.publish()
-	}
-}
-
-func (c *Consumer) repeatsOf(e switchover.Fetch, id starferry.InstanceID, had desired.LeaseHead, what string) {
-	l, err := had.Lease()
-	if err != nil {
-		c.log.Debug("read lease", "of", id, "error", err)
-		return
-	}
-	for _, st := range l.Partitions {
-		place, ok := e.Cut[st.Partition]
-		if !ok || st.Cluster != e.Cluster || st.Position <= place.Next {
-			continue
-		}
-		rep := control.Repeat{
-			Cluster: e.Cluster, Partition: st.Partition,
-			Range:  starferry.Range{From: place.Next, To: st.Position},
-			Reason: "instance " + string(id) + " " + what + "; its last lease says it had been handed at least so many",
-		}
-		if slices.Contains(c.repeats, rep) {
-			continue // reported before
-		}
-		c.log.Warn("records may be handed out again", "partition", rep.Partition, "from", rep.Range.From, "to", rep.Range.To, "of", id)
-		c.repeats = append(c.repeats, rep)
-	}
+	c.publish()
 }
 
 // settings are the operator's wishes in force, with their revision.

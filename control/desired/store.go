@@ -18,6 +18,7 @@ import (
 const (
 	DesiredBucket = "starferry_desired"
 	LiveBucket    = "starferry_live"
+	LastBucket    = "starferry_last"
 	AuditStream   = "starferry_audit"
 	auditPrefix   = "starferry.audit."
 )
@@ -53,6 +54,7 @@ type Store struct {
 	log     *slog.Logger
 	desired *bucket
 	live    *bucket
+	last    *bucket
 	ttl     time.Duration
 }
 
@@ -83,6 +85,10 @@ func Open(ctx context.Context, nc *nats.Conn, o Options) (*Store, error) {
 		Bucket: LiveBucket, Description: "starferry: what instances say of themselves",
 		History: 1, TTL: o.LeaseTTL, Storage: jetstream.MemoryStorage, Replicas: o.Replicas,
 	}}
+	s.last = &bucket{s: s, cfg: jetstream.KeyValueConfig{
+		Bucket: LastBucket, Description: "starferry: what instances said last, for those that take over",
+		History: 1, TTL: LastWordAge, Storage: jetstream.MemoryStorage, Replicas: o.Replicas,
+	}}
 	if err := s.ensure(ctx); err != nil {
 		return nil, fmt.Errorf("open desired state at %s: %w", where(nc), err)
 	}
@@ -107,6 +113,9 @@ func (s *Store) ensure(ctx context.Context) error {
 	}
 	if s.ttl = st.TTL(); s.ttl <= 0 {
 		return fmt.Errorf("bucket %s: it has no time to live, so dead instances would stay; delete the bucket and start again", LiveBucket)
+	}
+	if _, err := s.last.open(ctx); err != nil {
+		return err
 	}
 	return s.ensureAudit(ctx)
 }

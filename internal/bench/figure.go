@@ -112,7 +112,7 @@ func catalogue() []Figure {
 		Figure{Name: "copy_rps_alone", Text: "records/s of one link with nothing beside it", Unit: "records/s"},
 		Figure{Name: "copy_rps_with_group", Text: "the same beside a live group on the same clusters", Unit: "records/s"},
 		Figure{Name: "copy_rps_with_switch", Text: "the same while that group is switched to and fro", Unit: "records/s"},
-		Figure{Name: "copy_rps_with_switch_ratio", Text: "that beside the copy with nothing beside it", Unit: "ratio", Bar: least(0.9)},
+		Figure{Name: "copy_rps_with_switch_ratio", Text: "that beside the copy with the same group standing still", Unit: "ratio", Bar: least(0.9)},
 		Figure{Name: "switches_beside_copy", Text: "switches during that copy", Unit: "switches"},
 		Figure{Name: "switch_pause_beside_copy_p50_ms", Text: "pause of the group meanwhile, spacing of its records included, p50", Unit: "ms"},
 		Figure{Name: "rss_1000_lanes_mb", Text: "memory of a shard with 1,000 lanes that copy a little", Unit: "MB", Bar: most(128)},

@@ -29,6 +29,7 @@ type plan struct {
 	instances  int
 	partitions int
 	rate       float64 // records per second
+	warm       int     // switches that are made first and not counted
 	// sync makes NATS write every order to the disk before it is acknowledged.
 	sync bool
 	// added is added to every round trip between instances and agent on one

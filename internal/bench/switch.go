@@ -19,6 +19,7 @@ const (
 	switchPartitions = 48
 	switchRate       = 2000 // records per second
 	switchTimes      = 120  // there and back counted separately
+	switchWarm       = 120  // made before those, not counted: brokers compile what they do often
 	switchSyncTimes  = 24
 	switchDelayTimes = 24
 	leaveJoinTimes   = 4
@@ -62,6 +63,7 @@ func switches(b *bench, ctx context.Context, dir string) (Values, error) {
 	}
 	usual := plan{name: "switch", instances: switchInstances, partitions: switchPartitions, rate: switchRate}
 	out := Values{}
+	usual.warm = b.sized(switchWarm, 2)
 	main, err := b.switching(ctx, dir, p, usual, b.sized(switchTimes, 4), b.sized(leaveJoinTimes, 1), out)
 	if err != nil {
 		return nil, err
@@ -74,7 +76,7 @@ func switches(b *bench, ctx context.Context, dir string) (Values, error) {
 	out["leave_join_ratio"] = out["leave_join_pause_p50_ms"] / max(pause, 1)
 
 	durable := usual
-	durable.name, durable.sync = "durable", true
+	durable.name, durable.sync, durable.warm = "durable", true, 1
 	s, err := b.switching(ctx, dir, p, durable, b.sized(switchSyncTimes, 4), 0, out)
 	if err != nil {
 		return out, err
@@ -82,7 +84,7 @@ func switches(b *bench, ctx context.Context, dir string) (Values, error) {
 	out["switch_control_sync_p50_ms"] = percentile(s.control, 50)
 
 	far := usual
-	far.name, far.added = "far", addedTrip
+	far.name, far.added, far.warm = "far", addedTrip, 1
 	s, err = b.switching(ctx, dir, p, far, b.sized(switchDelayTimes, 4), 0, out)
 	if err != nil {
 		return out, err
@@ -146,11 +148,11 @@ func (r *fleetRun) closed(ctx context.Context, all <-chan struct{}) error {
 // there switches the group to and fro, and measures its spacing in between.
 func (r *fleetRun) there(ctx context.Context, g starferry.Group, s *switching, times int) error {
 	from, to := starferry.ClusterName(estate.Old), starferry.ClusterName(estate.New)
-	for i := range times {
+	for i := range r.warm + times {
 		if err := r.settle(ctx, from); err != nil {
 			return err
 		}
-		if len(s.spacing) < min(spacings, 2*times) {
+		if i >= r.warm && len(s.spacing) < min(spacings, 2*times) {
 			if err := r.closed(ctx, r.ledger.watch(from)); err != nil {
 				return err
 			}
@@ -161,7 +163,7 @@ func (r *fleetRun) there(ctx context.Context, g starferry.Group, s *switching, t
 			return fmt.Errorf("switch %d from %s to %s: %w", i+1, from, to, err)
 		}
 		r.b.say("%s %d: to %s, %.1f ms (drain to decision %.1f; %s)", r.name, i+1, to, ms(gap), rep.ControlMS, r.steps)
-		if s.switches++; i > 0 { // the first one joins; all others find the standby
+		if s.switches++; i >= max(1, r.warm) { // the first one joins; all others find the standby
 			s.pauses, s.control = append(s.pauses, ms(gap)), append(s.control, rep.ControlMS)
 			if to == estate.Old {
 				s.back = append(s.back, ms(gap))

@@ -1,12 +1,11 @@
 package desired
 
 import (
-	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"maps"
+	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
 
@@ -14,71 +13,31 @@ import (
 	"github.com/starferry/starferry/control"
 )
 
-// LeaseHead is what a lease says first. The rest is read when it is asked for:
-// every instance hears all leases of its group, many times a second, and needs
-// one of them only when its instance is gone.
-type LeaseHead struct {
-	Instance starferry.InstanceID
-	Boot     string
+// LastWordAge is how long the last word of an instance that is gone is kept.
+const LastWordAge = 5 * time.Minute
 
-	key string
-	raw []byte
-}
-
-// Lease reads the whole.
-func (h LeaseHead) Lease() (control.Lease, error) {
-	var l control.Lease
-	err := decode(LiveBucket+" "+h.key, h.raw, &l)
-	return l, err
-}
-
-// WatchLeaseHeads is [Store.WatchLeases] for those who rarely need more than who
-// is there. A lease that cannot be read is left out.
-func (s *Store) WatchLeaseHeads(ctx context.Context, g starferry.Group, f func([]LeaseHead)) error {
+// LastWords reads the newest lease of every process that spoke for the group
+// within LastWordAge, whether it lives or not. Who takes partitions over tells by
+// them what may be handed out again: a dead instance's lease is gone long before
+// its member is. What cannot be read is left out.
+func (s *Store) LastWords(ctx context.Context, g starferry.Group) ([]control.Lease, error) {
 	if err := checkGroup(g); err != nil {
-		return err
+		return nil, err
 	}
-	known := remembered[LeaseHead]{}
-	return s.follow(ctx, s.live, groupKey(g, "*"), func(all map[string]entry) {
-		var heads []LeaseHead
-		for _, r := range known.read(all, headOf) {
-			if r.err == nil {
-				heads = append(heads, r.value)
-			}
-		}
-		f(heads)
-	})
-}
-
-// headOf reads a lease as far as its first list: who it is of stands before that.
-func headOf(key string, raw []byte) (LeaseHead, error) {
-	h := LeaseHead{key: key, raw: raw}
-	d := json.NewDecoder(bytes.NewReader(raw))
-	if t, err := d.Token(); err != nil || t != json.Delim('{') {
-		return h, fmt.Errorf("lease %s: no JSON of ours", key)
+	all, err := s.list(ctx, s.last, groupKey(g, "*.*"))
+	if err != nil {
+		return nil, fmt.Errorf("read last words of %s: %w", g, err)
 	}
-	for d.More() && (h.Instance == "" || h.Boot == "") {
-		field, err := d.Token()
-		if err != nil {
-			return h, fmt.Errorf("lease %s: %w", key, err)
+	var words []control.Lease
+	for key, e := range all {
+		var l control.Lease
+		if err := decode(LastBucket+" "+key, e.value, &l); err != nil {
+			s.log.Debug("read last word", "key", key, "error", err)
+			continue
 		}
-		switch field {
-		case "instance":
-			err = d.Decode(&h.Instance)
-		case "boot":
-			err = d.Decode(&h.Boot)
-		default:
-			var other json.RawMessage
-			err = d.Decode(&other)
-		}
-		if err != nil {
-			return h, fmt.Errorf("lease %s: %w", key, err)
-		}
+		words = append(words, l)
 	}
-	if h.Instance == "" {
-		return h, fmt.Errorf("lease %s names no instance", key)
-	}
-	return h, nil
+	return words, nil
 }
 
 // remembered keeps what was read of values, by their revisions: of many leases
@@ -108,8 +67,8 @@ func (m remembered[T]) read(all map[string]entry, decode func(key string, raw []
 // leaseWindow is how many leases of one instance may be on their way.
 const leaseWindow = 2
 
-// LeaseWriter renews the lease of one instance again and again. A renewal does
-// not wait for the answer to the one before, as long as few are on their way:
+// LeaseWriter renews the lease of one instance again and again, and keeps it as
+// its last word. A renewal does not wait for the answer to the one before, as long as few are on their way:
 // what an instance says last is heard one way later, not after a round trip. It
 // is not safe for concurrent use.
 type LeaseWriter struct {
@@ -143,6 +102,7 @@ func (w *LeaseWriter) Put(ctx context.Context, l control.Lease) error {
 	}
 	if late != nil || !w.s.nc.IsConnected() {
 		w.under = nil
+		w.s.last.forget()                              // what has taken the one bucket away may have taken both
 		return errors.Join(late, w.s.PutLease(ctx, l)) // which makes the bucket again if it is gone
 	}
 	return w.send(ctx, l)
@@ -161,5 +121,18 @@ func (w *LeaseWriter) send(ctx context.Context, l control.Lease) error {
 		return fmt.Errorf("renew lease of %s in %s: %w", l.Instance, l.Group, err)
 	}
 	w.under = append(w.under, f)
+	return w.keep(ctx, l, data)
+}
+
+// keep stores a lease as the last word. Nobody waits for that or is told of it:
+// the instances of a group would otherwise hear each other all the time, for the
+// one moment in which one of them dies.
+func (w *LeaseWriter) keep(ctx context.Context, l control.Lease, data []byte) error {
+	if _, err := w.s.last.open(ctx); err != nil {
+		return err
+	}
+	if err := w.s.nc.Publish("$KV."+LastBucket+"."+leaseKey(l.Group, l.Instance)+"."+EncodeKey(l.Boot), data); err != nil {
+		return fmt.Errorf("keep last word of %s in %s: %w", l.Instance, l.Group, err)
+	}
 	return nil
 }
