@@ -238,7 +238,7 @@ func (b *bucket) revive(ctx context.Context, l *lane, f *fence) {
 			l.stop(err)
 			return
 		}
-		if errors.Is(err, errNoMarker) {
+		if errors.Is(err, errNoMarker) || errors.Is(err, errRival) {
 			b.refence(l, err)
 			return
 		}
@@ -257,7 +257,10 @@ func (b *bucket) reviveOnce(ctx context.Context, l *lane, f *fence) error {
 		return err
 	}
 	a.At = time.Now().UnixMilli()
-	if err := b.c.state.Anchor(ctx, a, start); err != nil {
+	if err := b.c.state.Anchor(ctx, a); err != nil {
+		return err
+	}
+	if err := b.alone(ctx, a, start); err != nil {
 		return err
 	}
 	l.mu.Lock()

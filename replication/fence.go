@@ -24,6 +24,7 @@ type fence struct {
 	before   map[starferry.TopicPartition]starferry.Offset // target ends before the marker
 	source   *wire.Metadata
 	target   *wire.Metadata
+	barred   map[starferry.TopicPartition]barred // by lane
 }
 
 // probeWithin bounds how long a leader that does not answer is asked.
@@ -128,43 +129,6 @@ func (b *bucket) fence(ctx context.Context, h *holding, f *fence) error {
 	return nil
 }
 
-// shutOthers fences lanes that another bucket wrote last: the link was made again
-// with another number of buckets, and the producer id of this one fences nobody.
-func (b *bucket) shutOthers(ctx context.Context, f *fence) error {
-	c := b.c
-	others := map[int][]starferry.TopicPartition{}
-	for _, l := range f.lanes {
-		as := c.state.Anchors(c.spec.Name, l.tp)
-		if len(as) == 0 {
-			continue
-		}
-		if n, ok := c.state.BucketOf(c.spec.Name, as[len(as)-1].PID); ok && n != b.n {
-			others[n] = append(others[n], l.to)
-		}
-	}
-	nobody := wire.Producer{ID: -1, Epoch: -1}
-	for n, tps := range others {
-		txid := c.spec.txid(n)
-		err := again(ctx, func() error {
-			p, err := c.tgt.InitProducer(ctx, txid, time.Minute, nobody)
-			if err == nil {
-				err = c.tgt.AddPartitionsToTxn(ctx, txid, p, tps)
-			}
-			if err == nil {
-				err = c.tgt.EndTxn(ctx, txid, p, false)
-			}
-			if err == nil { // succeeds only once the markers stand
-				_, err = c.tgt.InitProducer(ctx, txid, time.Minute, nobody)
-			}
-			return err
-		})
-		if err != nil {
-			return fmt.Errorf("fence lanes that bucket %d wrote before on %s: %w", n, c.spec.Target, err)
-		}
-	}
-	return nil
-}
-
 // errLease says that the shard's lease has run out.
 var errLease = errors.New("the shard's lease has run out: it writes nothing until NATS has renewed it")
 
@@ -248,25 +212,29 @@ func (b *bucket) sign(p wire.Producer) claim {
 	return claim{Link: b.c.spec.Name, Bucket: b.n, PID: p.ID, At: time.Now().UnixMilli()}
 }
 
-// claim writes down that the bucket uses a producer id. An id that comes unasked,
-// while another stands, fences nothing: the old one is waited out.
+// claim writes down that the bucket uses a producer id.
 func (b *bucket) claim(ctx context.Context, p wire.Producer) error {
-	c := b.c
-	_, own := c.state.PIDs(c.spec.Name, b.n)
-	if len(own) > 0 && !own[p.ID] {
-		last := time.UnixMilli(c.state.LastSign(c.spec.Name, own))
-		left := min(c.unfenced, time.Until(last.Add(c.renew+c.unfenced)))
-		if left > 0 {
-			reason := fmt.Sprintf("the cluster has forgotten the bucket's producer id (it was %v): waiting %v until no connection of an owner before can live", pidList(own), left.Round(time.Second))
-			c.log.Warn("unfenced producer id", "link", c.spec.Name, "bucket", b.n, "was", pidList(own), "now", p.ID, "wait", left)
-			b.say(reason)
-			if err := wait(ctx, left); err != nil {
-				return err
-			}
-		}
+	_, own := b.c.state.PIDs(b.c.spec.Name, b.n)
+	if err := b.outwait(ctx, own, p); err != nil || own[p.ID] {
+		return err
 	}
-	if own[p.ID] {
+	return b.c.state.Sign(ctx, b.sign(p))
+}
+
+// outwait waits until nobody can write any more under the ids that a bucket has
+// had, if the one it got now is another: an id that comes unasked fences nothing.
+func (b *bucket) outwait(ctx context.Context, had map[int64]bool, p wire.Producer) error {
+	if len(had) == 0 || had[p.ID] {
 		return nil
 	}
-	return c.state.Sign(ctx, b.sign(p))
+	c := b.c
+	last := time.UnixMilli(c.state.LastSign(c.spec.Name, had))
+	left := min(c.unfenced, time.Until(last.Add(c.renew+c.unfenced)))
+	if left <= 0 {
+		return nil
+	}
+	reason := fmt.Sprintf("the cluster has forgotten the bucket's producer id (it was %v): waiting %v until no connection of an owner before can live", pidList(had), left.Round(time.Second))
+	c.log.Warn("unfenced producer id", "link", c.spec.Name, "bucket", b.n, "was", pidList(had), "now", p.ID, "wait", left)
+	b.say(reason)
+	return wait(ctx, left)
 }

@@ -73,6 +73,7 @@ func (l *lane) recover(ctx context.Context, f *fence) (a anchor, start starferry
 	own := anchor{
 		Link: l.c.spec.Name, From: l.c.spec.Source, Lane: l.tp, To: l.to, PID: f.producer.ID, Epoch: f.producer.Epoch,
 		SourceTopic: topicID(f.source, l.tp.Topic), TargetTopic: topicID(f.target, l.to.Topic), Ways: l.c.spec.ways(),
+		Barred: f.barred[l.tp],
 	}
 	anchors, err := l.anchors(own)
 	if err != nil {

@@ -62,6 +62,8 @@ type anchor struct {
 	// Gone is how many offsets before Source the source had dropped before they
 	// were copied.
 	Gone int64 `json:"gone,omitempty"`
+	// Barred is who else had written the lane and is shut out.
+	Barred barred `json:"barred,omitempty"`
 }
 
 func (c claim) key() string {
@@ -280,17 +282,18 @@ func (s *stateLog) Sign(ctx context.Context, c claim) error {
 	return s.put(ctx, c.key(), c)
 }
 
-// Anchor writes an anchor and drops those that say nothing any more: of epochs
-// that wrote nothing, and of those whose every record the target has forgotten.
-// Start is where the target log starts.
-func (s *stateLog) Anchor(ctx context.Context, a anchor, start starferry.Offset) error {
-	if err := s.put(ctx, a.key(), a); err != nil {
-		return err
-	}
-	all := s.Anchors(a.Link, a.Lane)
+// Anchor writes an anchor.
+func (s *stateLog) Anchor(ctx context.Context, a anchor) error {
+	return s.put(ctx, a.key(), a)
+}
+
+// prune drops those of a lane's anchors that say nothing any more beside the
+// newest: of epochs that wrote nothing, and of those whose every record the target
+// has forgotten. Start is where the target log starts.
+func (s *stateLog) prune(ctx context.Context, newest anchor, all []anchor, start starferry.Offset) error {
 	for i := range len(all) - 1 {
 		o, next := all[i], all[i+1]
-		if o.TargetTopic != a.TargetTopic || o.SourceTopic != a.SourceTopic {
+		if o.TargetTopic != newest.TargetTopic || o.SourceTopic != newest.SourceTopic {
 			continue // kept: they tell that a topic has been another one
 		}
 		if o.Source == next.Source || next.Target <= start {

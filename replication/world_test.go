@@ -87,7 +87,7 @@ func (w *world) ensure(topics ...starferry.Topic) (Ensured, error) {
 	defer cancel()
 	spec := w.asks
 	spec.Name, spec.Source, spec.Target, spec.Topics = w.name(), w.src.Name, w.tgt.Name, topics
-	spec.Buckets, spec.Token = 4, cmp.Or(spec.Token, "t1")
+	spec.Buckets, spec.Token = cmp.Or(spec.Buckets, 4), cmp.Or(spec.Token, "t1")
 	return w.client.Ensure(ctx, spec)
 }
 
