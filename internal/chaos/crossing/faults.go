@@ -17,6 +17,7 @@ import (
 	"github.com/starferry/starferry/internal/chaos/ground"
 	"github.com/starferry/starferry/internal/chaos/proxy"
 	"github.com/starferry/starferry/internal/process"
+	"github.com/starferry/starferry/replication"
 )
 
 // fault is something that goes wrong for a while.
@@ -37,7 +38,7 @@ func (w *World) deck() []fault {
 		{"freeze for two leases", 4, shardRoles(), freezeShard},
 		{"leave and join", 4, shardRoles(), leaveShard},
 		{"lose store", 4, shardRoles(), loseStore},
-		{"late packets of a dead shard", 4, shardRoles(), latePackets},
+		{"late packets of a dead shard", 4, []string{wanderers}, latePackets},
 		{"kill -9 agent", 1, []string{agentRole}, killAgent},
 		{"restart NATS", 2, []string{natsRole}, restartNATS},
 		{"empty NATS", 1, []string{natsRole}, emptyNATS},
@@ -188,22 +189,74 @@ func emptyDir(dir string) error {
 	return nil
 }
 
+// wanderers are late packets: there are those of one shard at a time, so that
+// another one is there to take over.
+const wanderers = "late packets"
+
 // latePackets kills a shard whose last requests are still on their way, and lets
 // them arrive when others have taken over and read back what it had written, and
-// have not written anything themselves: they get nothing from the source so long.
-// Only the fence keeps those packets out.
-func latePackets(ctx context.Context, w *World, name string, long float64) error {
+// have not written anything themselves: what they would copy does not come so
+// long. Only the fence keeps those packets out.
+func latePackets(ctx context.Context, w *World, _ string, long float64) error {
+	name := w.takeShard(long)
+	if name == "" {
+		return nil // something else has struck all of them
+	}
+	defer w.free(name)
 	held := w.proxies[1].Hold("starferry-" + name)
 	release := sync.OnceFunc(held.Release)
 	defer release()
 	_ = ground.Until(ctx, time.Second, ground.Often, func() (bool, error) { return held.Requests() > 1, nil }) // it may have no lanes
 	w.kill(name)
-	starved := w.proxies[0].Play(proxy.Trick{Key: kmsg.Fetch, Deed: proxy.LoseAnswer, Times: 1 << 20})
+	starved := w.proxies[0].Play(proxy.Trick{Key: kmsg.Fetch, Deed: proxy.LoseAnswer, Times: 1 << 20, Match: toCopy})
 	defer w.proxies[0].Remove(starved)
-	ground.Pause(ctx, 2*w.Lease+part(long, w.Lease))
+	// Others may have been struck as well, so neither is certain to come.
+	var behind int64
+	_ = ground.Until(ctx, 3*w.Lease, ground.Rare, func() (ok bool, _ error) { behind, ok = w.takenFrom(ctx, name); return ok, nil })
+	ground.Pause(ctx, part(long, w.Lease/2))
 	release()
 	ground.Pause(ctx, lateArrival)
+	w.proxies[0].Remove(starved)
+	_ = ground.Until(ctx, 2*w.Lease, ground.Rare, func() (bool, error) {
+		now, ok := w.takenFrom(ctx, name)
+		return ok && now > behind, nil
+	})
 	return w.start(name)
+}
+
+// toCopy tells fetches that copy from those that read back or prove.
+func toCopy(req kmsg.Request) bool {
+	f, ok := req.(*kmsg.FetchRequest)
+	return ok && f.SessionEpoch >= 0
+}
+
+// takeShard takes a shard for a fault; "": none is free.
+func (w *World) takeShard(long float64) string {
+	roles := shardRoles()
+	for i := range roles {
+		if name := roles[(int(1000*long)+i)%len(roles)]; w.take(name) {
+			return name
+		}
+	}
+	return ""
+}
+
+// takenFrom reports whether others copy all that a shard had, and how many
+// records those have copied.
+func (w *World) takenFrom(ctx context.Context, shard string) (copied int64, taken bool) {
+	short, cancel := context.WithTimeout(ctx, time.Second)
+	defer cancel()
+	s, err := w.client.Status(short, link)
+	if err != nil {
+		return 0, false
+	}
+	for _, l := range s.Lanes {
+		if l.State != replication.Copying && l.State != replication.Stalled || string(l.Owner) == shard {
+			return 0, false
+		}
+		copied += l.Copied
+	}
+	return copied, len(s.Lanes) > 0
 }
 
 // lateArrival is how long late packets need to their broker.

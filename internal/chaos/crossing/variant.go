@@ -14,6 +14,7 @@ type Variant struct {
 	Lease time.Duration // of its shards
 	Bug   string        // that is planted; empty: none
 	Only  string        // the fault that shows it soonest; empty: all
+	Real  bool          // only real brokers show it
 	edits []plant.Edit
 }
 
@@ -33,7 +34,15 @@ func Variants() map[string]Variant {
 		{Dir: "replication", Old: "renewEvery = time.Hour", New: "renewEvery = time.Second"}}}
 	all := []Variant{quick, soak}
 	for _, bug := range []Variant{
-		{Name: "no-fence", Bug: "the owner before is not fenced", Only: "late packets of a dead shard", edits: []plant.Edit{
+		// In-process brokers refuse an old epoch as soon as its coordinator has given
+		// a new one. A producer id of its own shuts nobody out on any broker.
+		{Name: "no-fence", Bug: "the owner before is not fenced: each shard has producer ids of its own", Only: "late packets of a dead shard", edits: []plant.Edit{
+			{Dir: "replication", Old: "import (\n\t\"fmt\"\n\t\"hash/fnv\"\n\t\"regexp\"\n", New: "import (\n\t\"fmt\"\n\t\"hash/fnv\"\n\t\"os\"\n\t\"regexp\"\n"},
+			{Dir: "replication", Old: `return fmt.Sprintf("starferry.%s.%d", s.Name, bucket)`, New: `return fmt.Sprintf("starferry.%s.%d.%d", s.Name, bucket, os.Getpid())`},
+			{Dir: "replication", Old: "left := min(c.unfenced, time.Until(last.Add(c.renew+c.unfenced)))", New: "left := min(0, time.Until(last))"},
+		}},
+		// A real partition leader hears of a new epoch by what is written under it.
+		{Name: "no-marker", Bug: "the coordinator fences the owner before, and the partitions are not told", Only: "late packets of a dead shard", Real: true, edits: []plant.Edit{
 			{Dir: "replication", Old: "return c.tgt.AddPartitionsToTxn(ctx, txid, f.producer, tps)", New: "_ = txid\n\t\treturn nil"},
 			{Dir: "replication", Old: "return c.tgt.EndTxn(ctx, txid, f.producer, false)", New: "return nil"},
 			{Dir: "replication", Old: "p, err := fetchOnce(ctx, r.l.c.tgt, r.l.to, at, glance{waitMS: 20, maxBytes: 4 << 20})",

@@ -23,7 +23,7 @@ type conn struct {
 	name      atomic.Value // what the client calls itself, a string
 	answering sync.Mutex   // writes to the client: the broker's answers and forged ones
 
-	late bool // something was held back; of the goroutine that reads requests
+	late atomic.Bool // something was held back
 
 	mu    sync.Mutex
 	asked map[int32]request // unanswered, by correlation id
@@ -99,7 +99,7 @@ func (c *conn) requests() {
 			break
 		}
 	}
-	if c.late { // a reset must not overtake what came late
+	if c.late.Load() { // a reset must not overtake what came late
 		_ = c.pause(lateGrace)
 	}
 }
@@ -118,12 +118,12 @@ func (c *conn) request(a arrival) error {
 	if held := c.p.hold(c); held != nil {
 		// Not even the end of the client ends the waiting: what is under way is
 		// under way.
+		c.late.Store(true)
 		held.n.Add(1)
 		<-held.open
-		c.late = true
 		return c.write(c.broker, a)
 	}
-	t := c.p.trick(h.key)
+	t := c.p.trick(h, frame)
 	if t != nil && t.Deed == CutRequest {
 		_ = c.write(c.broker, arrival{frame[:len(frame)/2], a.at})
 		return errTrick
@@ -146,7 +146,8 @@ func (c *conn) request(a arrival) error {
 // answers passes on what the broker says.
 func (c *conn) answers() {
 	for a := range c.frames(c.broker) {
-		if c.answer(a) != nil {
+		// A client that is gone does not end what is held back.
+		if c.answer(a) != nil && !c.late.Load() {
 			return
 		}
 	}

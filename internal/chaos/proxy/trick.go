@@ -26,6 +26,8 @@ type Trick struct {
 	Deed  Deed
 	Code  int16 // of the error
 	Times int   // how often it is done; 0: once
+	// Match says which requests of the key it waits for; nil: all.
+	Match func(kmsg.Request) bool
 }
 
 // Played is a trick that was put up.
@@ -62,11 +64,11 @@ func (p *Proxy) Remove(t *Played) {
 }
 
 // trick takes the first trick for a request, nil for none.
-func (p *Proxy) trick(key int16) *Played {
+func (p *Proxy) trick(h header, frame []byte) *Played {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for i, t := range p.tricks {
-		if t.Key.Int16() != key {
+		if !t.waitsFor(h, frame) {
 			continue
 		}
 		if int(t.done.Add(1)) == t.Times {
@@ -75,4 +77,13 @@ func (p *Proxy) trick(key int16) *Played {
 		return t
 	}
 	return nil
+}
+
+func (t Trick) waitsFor(h header, frame []byte) bool {
+	if t.Key.Int16() != h.key || t.Match == nil {
+		return t.Key.Int16() == h.key
+	}
+	req := kmsg.RequestForKey(h.key)
+	req.SetVersion(h.version)
+	return req.ReadFrom(frame[h.body:]) == nil && t.Match(req)
 }

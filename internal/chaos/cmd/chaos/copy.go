@@ -38,7 +38,7 @@ func parseCrossing(args []string) (s crossingSettings, err error) {
 	flags.StringVar(&s.world.Jars, "jars", ".kafka", "where the brokers' jars are")
 	flags.StringVar(&s.root, "root", ".", "the module, of which variants are built")
 	variant := flags.String("variant", "", "build and run the program with other lines: "+names+"; those with a planted bug expect it to be found")
-	flags.BoolVar(&s.plants, "plants", false, "run all variants with a planted bug at the same time")
+	flags.BoolVar(&s.plants, "plants", false, "run all variants with a planted bug, two at a time; those that only real brokers show, with -kafka")
 	flags.BoolVar(&s.soak, "soak", false, "no faults: as much as goes through, and what the shards hold must be flat (with -variant soak)")
 	flags.DurationVar(&s.campaign.For, "for", time.Minute, "how long, in all")
 	flags.DurationVar(&s.campaign.Trial, "trial", 15*time.Second, "how long faults happen until it is checked what is left")
@@ -63,6 +63,9 @@ func parseCrossing(args []string) (s crossingSettings, err error) {
 		if s.variant, ok = crossing.Variants()[*variant]; !ok {
 			return s, fmt.Errorf("no variant is called %q; there are %s", *variant, names)
 		}
+		if s.variant.Real && s.world.Kafka == "" {
+			return s, fmt.Errorf("only real brokers show what variant %s does; name a version with -kafka", *variant)
+		}
 	}
 	s.campaign.Only = cmp.Or(s.campaign.Only, s.variant.Only)
 	s.world.Lease, s.world.Soak = s.variant.Lease, s.soak
@@ -81,8 +84,16 @@ func runCrossing(ctx context.Context, args []string) error {
 		return s.run(ctx)
 	}
 	var group errgroup.Group
+	group.SetLimit(2)
+	if s.world.Kafka != "" {
+		group.SetLimit(1)
+	}
 	for _, v := range crossing.Variants() {
 		if v.Bug == "" {
+			continue
+		}
+		if v.Real && s.world.Kafka == "" {
+			fmt.Fprintf(os.Stderr, "left out: only real brokers (-kafka) show %s: %s\n", v.Name, v.Bug)
 			continue
 		}
 		one := s
