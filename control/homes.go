@@ -77,6 +77,17 @@ func (e *MixedHomesError) Error() string {
 	return text + "; a group has one home: bring its topics together with a link, divide the group, or mend the rules"
 }
 
+// With is what the configuration says (h) together with what is stored, which
+// goes before it.
+func (h Homes) With(stored Homes) Homes {
+	out := Homes{Topics: maps.Clone(h.Topics), Rules: slices.Concat(stored.Rules, h.Rules), Labels: slices.Concat(stored.Labels, h.Labels)}
+	if out.Topics == nil {
+		out.Topics = map[starferry.Topic]starferry.ClusterName{}
+	}
+	maps.Copy(out.Topics, stored.Topics)
+	return out
+}
+
 // OfTopic says where a topic lives and by what; an empty name: nothing is said
 // of it.
 func (h Homes) OfTopic(t starferry.Topic) (cluster starferry.ClusterName, why string) {

@@ -27,16 +27,24 @@ type desk struct {
 }
 
 func newDesk(t *testing.T) *desk {
+	return newDeskOn(t, starferry.Cluster{Name: "old", Brokers: []string{"127.0.0.1:1"}})
+}
+
+func newDeskOn(t *testing.T, clusters ...starferry.Cluster) *desk {
 	cfg := config.Config{
-		Clusters: map[starferry.ClusterName]starferry.Cluster{"old": {Name: "old", Brokers: []string{"127.0.0.1:1"}}},
+		Clusters: map[starferry.ClusterName]starferry.Cluster{},
 		NATS:     config.NATS{Listen: "127.0.0.1:0"}, DataDir: t.TempDir(), Shards: config.Shards{Buckets: 1},
+	}
+	text := "clusters:\n"
+	for _, c := range clusters {
+		cfg.Clusters[c.Name] = c
+		text += fmt.Sprintf("  %s: {brokers: [%q]}\n", c.Name, c.Brokers[0])
 	}
 	a, err := agent.Open(t.Context(), &cfg, nil)
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, a.Close()) })
 	file := filepath.Join(t.TempDir(), "starferry.yaml")
-	text := fmt.Sprintf("clusters:\n  old: {brokers: [\"127.0.0.1:1\"]}\nnats: {listen: %q}\n", a.NATS().Listen)
-	require.NoError(t, os.WriteFile(file, []byte(text), 0o600))
+	require.NoError(t, os.WriteFile(file, []byte(text+fmt.Sprintf("nats: {listen: %q}\n", a.NATS().Listen)), 0o600))
 	d := &desk{}
 	d.cli = cli{configFile: file, IO: IO{In: &bytes.Buffer{}, Out: &d.out, Err: &d.err, Getenv: func(string) string { return "" }}}
 	return d

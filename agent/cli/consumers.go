@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"log/slog"
 	"maps"
 	"slices"
 	"strconv"
@@ -16,7 +15,6 @@ import (
 
 	"github.com/starferry/starferry"
 	"github.com/starferry/starferry/agent/api"
-	"github.com/starferry/starferry/agent/world"
 	"github.com/starferry/starferry/control"
 	"github.com/starferry/starferry/control/desired"
 	"github.com/starferry/starferry/scripting"
@@ -52,32 +50,23 @@ reached over NATS; with a group, its instances and partitions.`,
 		Example: "  starferry consumers\n  starferry consumers orders",
 		Args:    cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			cfg, nc, err := c.connect()
-			if err != nil {
-				return err
-			}
-			defer nc.Close()
 			ctx, cancel := context.WithTimeout(cmd.Context(), lookWithin)
 			defer cancel()
-			store, err := desired.Open(ctx, nc, desired.Options{})
+			see, err := c.look(ctx)
 			if err != nil {
 				return err
 			}
-			views, err := viewGroups(ctx, store, args)
+			defer see.Close()
+			views, err := viewGroups(ctx, see, args)
 			if err != nil {
 				return err
 			}
-			f, closeAll, err := world.OpenView(cfg, nc, store, c.log(slog.LevelError))
-			if err != nil {
-				return err
-			}
-			defer func() { _ = closeAll() }() // nothing was written
-			addSides(ctx, f, views)
+			addSides(ctx, see.fleet, views)
 			if len(args) == 1 && views[0].unknown() {
 				return fmt.Errorf("look at group %s: no instance of it is known, and no cluster of the configuration has it: is that its name?", args[0])
 			}
 			for i, v := range views {
-				views[i].Switch = v.switchUnderWay(ctx, &api.Client{Conn: nc}, v.placement)
+				views[i].Switch = v.switchUnderWay(ctx, &api.Client{Conn: see.nc}, v.placement)
 			}
 			switch {
 			case json:
@@ -92,27 +81,20 @@ reached over NATS; with a group, its instances and partitions.`,
 	return cmd
 }
 
-func viewGroups(ctx context.Context, store *desired.Store, only []string) ([]groupView, error) {
+func viewGroups(ctx context.Context, see *sight, only []string) ([]groupView, error) {
 	names := []starferry.Group{}
 	for _, g := range only {
 		names = append(names, starferry.Group(g))
 	}
 	if len(only) == 0 {
-		wanted, err := store.Groups(ctx)
-		if err != nil {
+		var err error
+		if names, err = see.fleet.Groups(ctx); err != nil {
 			return nil, err
 		}
-		live, err := store.LiveGroups(ctx)
-		if err != nil {
-			return nil, err
-		}
-		names = append(wanted, live...)
-		slices.Sort(names)
-		names = slices.Compact(names)
 	}
 	views := []groupView{}
 	for _, g := range names {
-		v, err := viewGroup(ctx, store, g)
+		v, err := viewGroup(ctx, see.store, g)
 		if err != nil {
 			return nil, err
 		}

@@ -28,6 +28,7 @@ const (
 
 func (c *cli) linkCommand() *cobra.Command {
 	var within time.Duration
+	deeds := []string{pauseLink, resumeLink, drainLink, stopLink}
 	cmd := &cobra.Command{
 		Use: "link LINK [pause|resume|drain|stop]", GroupID: "look", Short: "one link: look at it, pause, resume, drain or stop it",
 		Long: `Without a deed, link shows the link: what it does, and its lanes, worst first.
@@ -40,13 +41,13 @@ func (c *cli) linkCommand() *cobra.Command {
 
 Retention of the source goes on while a link is paused.`,
 		Example:   "  starferry link old-new\n  starferry link old-new drain --within 10m\n  starferry link old-new resume",
-		ValidArgs: []string{pauseLink, resumeLink, drainLink, stopLink}, Args: cobra.RangeArgs(1, 2),
+		ValidArgs: deeds, Args: cobra.RangeArgs(1, 2),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			deed := ""
 			if len(args) == 2 {
 				deed = args[1]
 			}
-			if deed != "" && !slices.Contains(cmd.ValidArgs, deed) {
+			if deed != "" && !slices.Contains(deeds, deed) {
 				return &scripting.UsageError{Text: fmt.Sprintf("link: cannot %q a link; want pause, resume, drain or stop", deed)}
 			}
 			return c.link(cmd.Context(), starferry.LinkName(args[0]), deed, within)

@@ -8,6 +8,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/starferry/starferry/agent/api"
 	"github.com/starferry/starferry/agent/config"
 	"github.com/starferry/starferry/agent/world"
 	"github.com/starferry/starferry/builtins"
@@ -228,40 +229,23 @@ func phaseOf(s scripting.Status) string {
 func (c *cli) statusCommand() *cobra.Command {
 	var json bool
 	cmd := &cobra.Command{
-		Use: "status RUN", GroupID: "runs", Short: "where a run stands, what is changed now, what to do next",
+		Use: "status [RUN]", GroupID: "runs", Short: "where a run stands, what is changed now, what to do next",
+		Long:    "Status tells where a run stands, phase by phase, what it has changed and holds\nnow, and which commands come next; without a name, of the newest run.",
 		Example: "  starferry status move-group-3f9a1c", Args: cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			client, err := c.client()
-			if err != nil {
-				return err
-			}
-			defer client.Conn.Close()
-			ctx, cancel := context.WithTimeout(cmd.Context(), askWithin)
-			defer cancel()
-			if len(args) == 0 {
-				runs, err := client.Runs(ctx)
+			return c.withRun(cmd, args, func(ctx context.Context, client *api.Client, run string) error {
+				s, err := client.Status(ctx, run)
 				if err != nil {
 					return err
 				}
-				if len(runs) == 0 {
-					_, err := fmt.Fprintln(c.Out, "No runs yet.")
-					return err
+				now := underWay(ctx, client, run)
+				if json {
+					return asJSON(c.Out, runStatus{s, now})
 				}
-				args = []string{runs[len(runs)-1].Run}
-			}
-			s, err := client.Status(ctx, args[0])
-			if err != nil {
-				return err
-			}
-			now := underWay(ctx, client, args[0])
-			if json {
-				return asJSON(c.Out, runStatus{s, now})
-			}
-			return c.showStatus(s, now)
+				return c.showStatus(s, now)
+			})
 		},
 	}
-	cmd.Use = "status [RUN]"
-	cmd.Long = "Status tells where a run stands, phase by phase, what it has changed and holds\nnow, and which commands come next; without a name, of the newest run."
 	cmd.Flags().BoolVar(&json, "json", false, "print everything as JSON")
 	return cmd
 }
@@ -337,25 +321,20 @@ func (c *cli) journalCommand() *cobra.Command {
 		Long:    "Journal prints what a run did, step by step and with results, whether it goes on\nor ended long ago.",
 		Example: "  starferry journal move-group-3f9a1c", Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			client, err := c.client()
-			if err != nil {
-				return err
-			}
-			defer client.Conn.Close()
-			ctx, cancel := context.WithTimeout(cmd.Context(), askWithin)
-			defer cancel()
-			events, err := client.History(ctx, args[0])
-			if err != nil {
-				return err
-			}
-			p := &progress{w: c.Out, colour: c.colour() && terminal(c.Out)}
-			if json {
-				p.json = c.Out
-			}
-			for _, e := range events {
-				p.show(e)
-			}
-			return nil
+			return c.withRun(cmd, args, func(ctx context.Context, client *api.Client, run string) error {
+				events, err := client.History(ctx, run)
+				if err != nil {
+					return err
+				}
+				p := &progress{w: c.Out, colour: c.colour() && terminal(c.Out)}
+				if json {
+					p.json = c.Out
+				}
+				for _, e := range events {
+					p.show(e)
+				}
+				return nil
+			})
 		},
 	}
 	cmd.Flags().BoolVar(&json, "json", false, "print one JSON object a line")

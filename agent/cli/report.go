@@ -31,18 +31,14 @@ func (c *cli) reportCommand() *cobra.Command {
 trail has them: those that were made, and why others were not.`,
 		Example: "  starferry report orders\n  starferry report move-group-3f9a1c --json", Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			_, nc, err := c.connect()
-			if err != nil {
-				return err
-			}
-			defer nc.Close()
 			ctx, cancel := context.WithTimeout(cmd.Context(), lookWithin)
 			defer cancel()
-			store, err := desired.Open(ctx, nc, desired.Options{})
+			see, err := c.look(ctx)
 			if err != nil {
 				return err
 			}
-			stories, err := storiesOf(ctx, store, args[0], all)
+			defer see.Close()
+			stories, err := storiesOf(ctx, see.store, args[0], all)
 			if err != nil {
 				return err
 			}

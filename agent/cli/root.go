@@ -125,8 +125,9 @@ func (c *cli) root() *cobra.Command {
 		&cobra.Group{ID: "serve", Title: "Processes:"},
 	)
 	root.AddCommand(c.runCommand(), c.planCommand(), c.execCommand(), c.resumeCommand(), c.rollbackCommand(), c.runsCommand(), c.statusCommand(), c.watchCommand(), c.journalCommand(), c.reportCommand())
-	root.AddCommand(c.consumersCommand(), c.linksCommand(), c.linkCommand(), c.verifyCommand(), c.translateCommand(), c.mapCommand(), c.clustersCommand(), c.configCommand(), c.docCommand())
+	root.AddCommand(c.consumersCommand(), c.whereCommand(), c.homesCommand(), c.fenceCommand(), c.linksCommand(), c.linkCommand(), c.verifyCommand(), c.translateCommand(), c.mapCommand(), c.clustersCommand(), c.configCommand(), c.docCommand())
 	root.AddCommand(c.demoCommand(), c.agentCommand(), c.shardCommand(), c.versionCommand())
+	c.completions(root)
 	return root
 }
 

@@ -65,44 +65,20 @@ func (c *cli) watchCommand() *cobra.Command {
 a name, the newest. Ctrl-C leaves the run alone. The exit code is that of the run.`,
 		Example: "  starferry watch move-group-3f9a1c", Args: cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			client, err := c.client()
-			if err != nil {
-				return err
-			}
-			defer client.Conn.Close()
-			ctx, cancel := context.WithTimeout(cmd.Context(), askWithin)
-			defer cancel()
-			run, err := runOf(ctx, client, args)
-			if err != nil {
-				return err
-			}
-			s, err := client.Status(ctx, run)
-			if err != nil {
-				return err
-			}
-			p, err := api.Owner(ctx, client.Conn, run)
-			if err != nil || !p.Running {
-				fmt.Fprintln(c.Err, "nobody carries this run out now")
-				return c.showStatus(s, nil)
-			}
-			return c.follow(cmd.Context(), client, run, f, nil)
+			return c.withRun(cmd, args, func(ctx context.Context, client *api.Client, run string) error {
+				s, err := client.Status(ctx, run)
+				if err != nil {
+					return err
+				}
+				p, err := api.Owner(ctx, client.Conn, run)
+				if err != nil || !p.Running {
+					fmt.Fprintln(c.Err, "nobody carries this run out now")
+					return c.showStatus(s, nil)
+				}
+				return c.follow(cmd.Context(), client, run, f, nil)
+			})
 		},
 	}
 	cmd.Flags().BoolVar(&f.json, "json", false, "print events and the outcome as JSON, one object a line")
 	return cmd
-}
-
-// runOf is the run that is named, or the newest.
-func runOf(ctx context.Context, client *api.Client, args []string) (string, error) {
-	if len(args) > 0 {
-		return args[0], nil
-	}
-	runs, err := client.Runs(ctx)
-	if err != nil {
-		return "", err
-	}
-	if len(runs) == 0 {
-		return "", &scripting.UsageError{Text: "there are no runs yet; start one with: starferry run scripts/move_group.star -p group=NAME"}
-	}
-	return runs[len(runs)-1].Run, nil
 }

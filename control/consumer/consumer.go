@@ -94,7 +94,7 @@ func OpenBatches(ctx context.Context, cfg Config, handler BatchHandler) (*Consum
 }
 
 func open(ctx context.Context, cfg Config, handle BatchHandler, one Handler) (*Consumer, error) {
-	cfg, err := cfg.checked()
+	cfg, err := cfg.withStored(ctx).checked()
 	if err != nil {
 		return nil, fmt.Errorf("open consumer %s: %w", cfg.Group, err)
 	}

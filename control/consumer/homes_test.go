@@ -9,6 +9,8 @@ import (
 	"github.com/starferry/starferry"
 	"github.com/starferry/starferry/control"
 	"github.com/starferry/starferry/control/consumer"
+	"github.com/starferry/starferry/control/desired"
+	"github.com/starferry/starferry/internal/kafkatest"
 )
 
 // A service that names no cluster reads where the rules say, and says so.
@@ -42,4 +44,23 @@ func TestAHomeThatCannotBeToldIsRefused(t *testing.T) {
 		}, func(context.Context, consumer.Record) error { return nil })
 		require.ErrorContains(t, err, want)
 	}
+}
+
+// What operators have imported goes before the service's own rules.
+func TestStoredHomesGoBeforeTheConfigured(t *testing.T) {
+	e := newEstate(t, 1)
+	e.produce(0, 5, e.new)
+	nc, _ := kafkatest.NATS(t)
+	store, err := desired.Open(t.Context(), nc, desired.Options{})
+	require.NoError(t, err)
+	_, err = store.PutHomes(t.Context(), control.Homes{Topics: map[starferry.Topic]starferry.ClusterName{e.topic: e.new.Name}}, 0)
+	require.NoError(t, err)
+	c := e.open("a", func(cfg *consumer.Config) {
+		cfg.Home, cfg.NATS = "", nc
+		cfg.Homes = control.Homes{Rules: []control.HomeRule{{Cluster: e.old.Name}}}
+	})
+	e.settled(5)
+	lease, err := c.State(t.Context())
+	require.NoError(t, err)
+	require.Equal(t, e.new.Name, lease.Home)
 }

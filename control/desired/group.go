@@ -114,7 +114,7 @@ func (s *Store) get(ctx context.Context, g starferry.Group, token string, into a
 	return rev, err
 }
 
-func (s *Store) put(ctx context.Context, g starferry.Group, token string, v any, expect uint64) (rev uint64, err error) {
+func (s *Store) put(ctx context.Context, g starferry.Group, token string, v any, expect uint64) (uint64, error) {
 	if err := checkGroup(g); err != nil {
 		return 0, err
 	}
@@ -122,7 +122,11 @@ func (s *Store) put(ctx context.Context, g starferry.Group, token string, v any,
 	if err != nil {
 		return 0, err
 	}
-	key := groupKey(g, token)
+	return s.putKey(ctx, groupKey(g, token), data, expect)
+}
+
+// putKey writes a value if the stored revision is still expect.
+func (s *Store) putKey(ctx context.Context, key string, data []byte, expect uint64) (rev uint64, err error) {
 	err = s.desired.do(ctx, func(kv jetstream.KeyValue) (err error) {
 		if expect == 0 {
 			rev, err = kv.Create(ctx, key, data)
