@@ -26,6 +26,10 @@ type Lease struct {
 	Revision         uint64            `json:"revision"`
 	SettingsRevision uint64            `json:"settings_revision"`
 	Topics           []starferry.Topic `json:"topics"` // what it subscribes to
+	// DeadLetter and Retry are where its records go that are given up, and where
+	// they are tried again first; empty if there is no such topic.
+	DeadLetter starferry.Topic `json:"dead_letter,omitempty"`
+	Retry      starferry.Topic `json:"retry,omitempty"`
 	// Labels are the service's own, such as dc and sla: waves go by them.
 	Labels map[string]string `json:"labels,omitempty"`
 
@@ -78,6 +82,12 @@ type PartitionState struct {
 	Deaf bool `json:"deaf,omitempty"`
 	// BlockedSince is when it was handed that record, Unix milliseconds.
 	BlockedSince int64 `json:"blocked_since,omitempty"`
+	// Held says why nothing of it is handed out: a pause, or a rewind.
+	Held string `json:"held,omitempty"`
+	// Skipped counts the records passed by skips since it was assigned.
+	Skipped int64 `json:"skipped,omitempty"`
+	// Rewound is the rewind that gave it its place, while that is set.
+	Rewound string `json:"rewound,omitempty"`
 }
 
 // Outcome is what became of a decide order.

@@ -89,7 +89,7 @@ func (h *Hand) Skip(ctx context.Context, r builtins.SkipRequest) (builtins.Recei
 
 // Throttle implements builtins.Hand.
 func (h *Hand) Throttle(ctx context.Context, r builtins.ThrottleRequest) (builtins.Receipt, error) {
-	return receipt(h.fleet.Throttle(ctx, fleet.ThrottleOrder{Group: r.Group, Rate: r.Rate, For: r.For, By: r.By, Why: r.Why, Token: r.Token}))
+	return receipt(h.fleet.Throttle(ctx, fleet.ThrottleOrder{Group: r.Group, Limit: control.Throttle{Rate: r.Rate}, For: r.For, By: r.By, Why: r.Why, Token: r.Token}))
 }
 
 // Settings implements builtins.Hand.

@@ -252,6 +252,7 @@ func (c *Consumer) loop() {
 		case <-commit.C:
 			c.progress()
 		case <-tick.C:
+			c.expire()
 			if c.started {
 				c.step(switchover.Tick{})
 			}
@@ -260,8 +261,6 @@ func (c *Consumer) loop() {
 				c.publish()
 			}
 		case <-lease.C:
-			own, every := c.machine.Partitions(c.machine.Home())
-			c.limit(len(own), len(every)) // a throttle may have ended
 			for _, k := range c.conns {
 				k.tend()
 			}
@@ -498,8 +497,9 @@ func (c *Consumer) fetch(e switchover.Fetch) {
 	if c.session = c.fetchedAhead(e); c.session == nil {
 		c.session = newSession(c, e, len(every))
 	}
-	c.limit(len(own), len(every))
+	c.enforce() // what counts may be another thing in this epoch, or of these partitions
 	c.session.start()
+	c.reposition()
 	moved := c.begun.Cluster != "" && c.begun.Cluster != e.Cluster
 	if c.begun = e; !moved { // nobody had been handed anything beyond a cut
 		c.foresee()

@@ -1,7 +1,6 @@
 package consumer
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"slices"
@@ -100,6 +99,8 @@ const (
 	headerGroup     = headerPrefix + "group"
 	headerAttempts  = headerPrefix + "attempts"
 	headerError     = headerPrefix + "error"
+	headerSkip      = headerPrefix + "skip" // the skip that put it there
+	headerBy        = headerPrefix + "by"   // who asked for that
 )
 
 // maxErrorText bounds what of a handler's error travels with a record, bytes.
@@ -131,16 +132,15 @@ func (p *part) giveUp(f *flight, tries int, why error) bool {
 			p.land(f)
 			return true
 		}
-		if p.s.ctx.Err() != nil {
+		if p.ctx.Err() != nil {
 			return false
 		}
 		p.s.c.log.Error("record cannot be put aside; its partition waits", "partition", p.tp, "offset", f.first(), "to", to, "in", pause, "error", err)
 		if !p.backoff(pause, f) {
 			return false
 		}
-		if p.passed(f.first()) {
-			p.land(f)
-			return true
+		if p.s.c.skips(p.s.cluster, p.tp, f.first()) != nil {
+			return p.again(f)
 		}
 		pause = min(2*pause, p.s.c.cfg.RetryMax)
 	}
@@ -162,28 +162,10 @@ func (p *part) again(f *flight) bool {
 // parkWithin bounds one attempt to put a record aside.
 const parkWithin = 10 * time.Second
 
-// park writes a record to a retry or dead-letter topic. A crash before the
-// commit puts it there twice; never not at all.
+// park writes a record to a retry or dead-letter topic.
 func (p *part) park(f *flight, to starferry.Topic, tries int, why error) error {
-	ctx, cancel := context.WithTimeout(p.s.ctx, parkWithin)
-	defer cancel()
-	meta, err := p.s.wc.Metadata(ctx, to)
-	if err != nil {
-		return fmt.Errorf("look up topic %s: %w", to, err)
-	}
-	n := len(meta.Topics[to].Partitions)
-	if n == 0 {
-		return fmt.Errorf("topic %s is not on %s: %w; create it there", to, p.s.cluster, errors.Join(meta.Topics[to].Err))
-	}
 	r := p.export(f.records[0])
-	// As in the topic it comes from: what shares a partition stays in order.
-	tp := starferry.TopicPartition{Topic: to, Partition: starferry.Partition(int(r.Partition) % n)}
-	set := records.Encode([]records.Record{{Timestamp: time.Now().UnixMilli(), Key: r.Key, Value: r.Value, Headers: p.s.c.origin(r, tries, why)}})
-	if _, err := p.s.wc.Produce(ctx, tp, set); err != nil {
-		p.s.wc.Forget(to)
-		return err
-	}
-	return nil
+	return p.put(to, r.Partition, []records.Record{{Timestamp: time.Now().UnixMilli(), Key: r.Key, Value: r.Value, Headers: p.s.c.origin(r, tries, why)}})
 }
 
 // origin are the headers of a record that is put aside: its own, and ours.

@@ -2,9 +2,7 @@ package consumer
 
 import (
 	"context"
-	"hash/fnv"
 	"slices"
-	"sync"
 	"time"
 
 	"github.com/starferry/starferry"
@@ -17,10 +15,6 @@ import (
 type job struct {
 	records []records.Record
 	spans   []starferry.Range
-}
-
-func (j *job) add(r records.Record, span starferry.Range) {
-	j.records, j.spans = append(j.records, r), append(j.spans, span)
 }
 
 func (j *job) first() starferry.Offset {
@@ -50,104 +44,95 @@ const maxAhead = 100
 
 // work hands out what is queued until the session halts.
 func (p *part) work() {
-	give, end := p.oneByOne()
-	if p.s.c.cfg.Parallelism > 1 {
-		give, end = p.byKey(p.s.c.cfg.Parallelism)
-	}
-	defer end()
+	defer func() {
+		if p.crew != nil {
+			p.crew.end()
+		}
+	}()
 	for {
 		k, ok := p.take()
 		if !ok {
 			return
 		}
-		if !p.share(k, give) {
+		if !p.share(k, p.give) {
 			return
 		}
 	}
+}
+
+// give has a job handled: before the next one, or by a crew, where several may
+// work at once. Once there is a crew it stays, of one worker if need be.
+func (p *part) give(j job) bool {
+	n := p.tuning.Load().parallelism
+	if p.crew == nil && n <= 1 {
+		return p.hand(j)
+	}
+	if p.crew == nil {
+		p.mu.Lock()
+		p.crew = newCrew(p, p.tuning.Load().parallelism)
+		p.mu.Unlock()
+	}
+	return p.crew.give(j)
 }
 
 // share gives a chunk out in jobs, which are stretches of it: nothing is copied.
 // False when the session halts.
 func (p *part) share(k chunk, give func(job) bool) bool {
 	spans := make([]starferry.Range, len(k.records))
-	sieve, at, begun := p.sieve(k.from), k.from, 0
+	at := k.from
 	for i := range k.records {
 		o := starferry.Offset(k.records[i].Offset)
 		spans[i] = starferry.Range{From: at, To: o + 1}
 		at = o + 1
-		if sieve && p.passed(o) {
-			if i > begun && !give(k.job(spans, begun, i)) {
-				return false
-			}
-			p.dequeue(1)
-			p.pass(spans[i])
-			begun = i + 1
-			continue
-		}
-		if i+1-begun >= p.s.c.cfg.BatchMax {
-			if !give(k.job(spans, begun, i+1)) {
-				return false
-			}
-			begun = i + 1
-		}
 	}
-	if begun < len(k.records) && !give(k.job(spans, begun, len(k.records))) {
-		return false
+	sieve := p.sieve(k.from)
+	for i := 0; i < len(k.records); {
+		v, end := p.stretch(k, i, sieve)
+		j := k.job(spans, i, end)
+		switch {
+		case v.skip != nil:
+			n, ok := p.bypass(v.skip, j)
+			if !ok {
+				return false
+			}
+			end = i + n // the rest is judged again
+		case v.handled:
+			p.dequeue(end - i)
+			for _, r := range j.spans {
+				p.pass(r)
+			}
+		default:
+			if !give(j) {
+				return false
+			}
+		}
+		i = end
 	}
 	p.pass(starferry.Range{From: at, To: k.next})
 	return true
 }
 
+// stretch is what becomes of a chunk's i-th record, and where those end that go
+// the same way, at most as many as are handed out at once. Without sieve all are
+// to be handed out.
+func (p *part) stretch(k chunk, i int, sieve bool) (v verdict, end int) {
+	most := p.s.c.cfg.BatchMax
+	if sieve {
+		if v = p.judge(starferry.Offset(k.records[i].Offset)); v != (verdict{}) {
+			most = keepAtOnce
+		}
+	}
+	for end = i + 1; end < len(k.records) && end-i < most; end++ {
+		if sieve && p.judge(starferry.Offset(k.records[end].Offset)) != v {
+			break
+		}
+	}
+	return v, end
+}
+
 // job is the stretch [from, to) of a chunk's records.
 func (k chunk) job(spans []starferry.Range, from, to int) job {
 	return job{k.records[from:to:to], spans[from:to:to]}
-}
-
-// oneByOne has each job handled before the next.
-func (p *part) oneByOne() (give func(job) bool, end func()) {
-	return p.hand, func() {}
-}
-
-// byKey has jobs of one record handled by n workers at once; records of one key
-// go to the same worker, in order.
-func (p *part) byKey(n int) (give func(job) bool, end func()) {
-	room := make(chan struct{}, maxAhead)
-	workers := make([]chan job, n)
-	var wg sync.WaitGroup
-	for i := range workers {
-		workers[i] = make(chan job, maxAhead) // room bounds them all
-		wg.Go(func() {
-			for j := range workers[i] {
-				if p.hand(j) {
-					<-room
-				}
-			}
-		})
-	}
-	keyless := 0
-	give = func(j job) bool {
-		select {
-		case room <- struct{}{}:
-		case <-p.s.ctx.Done():
-			return false
-		}
-		at := keyless % n
-		if key := j.records[0].Key; key == nil {
-			keyless++
-		} else {
-			h := fnv.New32a()
-			h.Write(key)
-			at = int(h.Sum32() % uint32(n))
-		}
-		workers[at] <- j
-		return true
-	}
-	return give, func() {
-		for _, w := range workers {
-			close(w)
-		}
-		wg.Wait()
-	}
 }
 
 // hand has a job handled, however often that takes; false when the session
@@ -156,20 +141,23 @@ func (p *part) hand(j job) bool {
 	f := &flight{job: j}
 	pause := p.s.c.cfg.RetryMin
 	for tries := 1; ; tries++ {
-		if !p.due(f) {
+		if !p.due(f) || !p.free() || !p.drop(f) {
 			return false
 		}
-		p.drop(f)
 		if len(f.records) == 0 {
 			p.land(f)
 			return true
 		}
-		if !p.s.c.admit(p.s.ctx, len(f.records)) || !p.s.member.alive(p.s.ctx) {
+		if !p.admit(len(f.records)) || !p.s.member.alive(p.ctx) {
 			return false
 		}
-		ctx, ok := p.begin(f)
-		if !ok {
+		ctx, outcome := p.begin(f)
+		switch outcome {
+		case halted:
 			return false
+		case held: // since it was looked at
+			tries--
+			continue
 		}
 		err := p.call(ctx, f)
 		skipped := ctx.Err() != nil && p.s.handling.Err() == nil
@@ -200,40 +188,55 @@ func (p *part) call(ctx context.Context, f *flight) error {
 	return p.s.c.handle(ctx, p.exports(f))
 }
 
-// drop leaves out what is to be skipped.
-func (p *part) drop(f *flight) {
-	if !p.s.c.skipping() {
-		return
-	}
-	p.mu.Lock()
-	var left job
-	var gone []starferry.Range
-	for i, r := range f.records {
-		if p.s.c.skips(p.s.cluster, p.tp, starferry.Offset(r.Offset)) {
-			gone = append(gone, f.spans[i])
+// drop leaves out what is to be skipped; false when the session halts first.
+func (p *part) drop(f *flight) bool {
+	for p.s.c.skipping() {
+		i := slices.IndexFunc(f.records, func(r records.Record) bool {
+			return p.s.c.skips(p.s.cluster, p.tp, starferry.Offset(r.Offset)) != nil
+		})
+		if i < 0 {
+			return true
+		}
+		sk := p.s.c.skips(p.s.cluster, p.tp, starferry.Offset(f.records[i].Offset))
+		if sk == nil {
+			continue // taken back in between
+		}
+		n, ok := p.bypass(sk, job{f.records[i : i+1], f.spans[i : i+1]})
+		if !ok {
+			return false
+		}
+		if n == 0 {
 			continue
 		}
-		left.add(r, f.spans[i])
-	}
-	if len(gone) > 0 {
+		left := job{slices.Clone(f.records[:i]), slices.Clone(f.spans[:i])}
+		left.records, left.spans = append(left.records, f.records[i+1:]...), append(left.spans, f.spans[i+1:]...)
+		p.mu.Lock()
 		f.job = left
+		p.mu.Unlock()
 	}
-	for _, r := range gone {
-		p.done.add(r)
-	}
-	p.mu.Unlock()
-	if len(gone) > 0 {
-		p.dequeue(len(gone))
-	}
+	return true
 }
 
-// begin marks a job as in flight, under the lock that holds the halted flag:
-// after a halt has been seen no record begins.
-func (p *part) begin(f *flight) (context.Context, bool) {
+// What becomes of a job that is about to begin.
+type beginning int
+
+const (
+	begun beginning = iota
+	halted
+	held
+)
+
+// begin marks a job as in flight, under the lock that holds the halted flag, and
+// under which tunings change: after a halt or a hold has been seen no record
+// begins.
+func (p *part) begin(f *flight) (context.Context, beginning) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.halted || p.s.ctx.Err() != nil {
-		return nil, false
+	if p.halted || p.ctx.Err() != nil {
+		return nil, halted
+	}
+	if p.tuning.Load().held != "" {
+		return nil, held
 	}
 	now := time.Now()
 	if f.since.IsZero() {
@@ -251,7 +254,7 @@ func (p *part) begin(f *flight) (context.Context, bool) {
 		p.first, p.from = p.last, f.first()
 		p.s.c.firstHanded(p)
 	}
-	return f.ctx, true
+	return f.ctx, begun
 }
 
 // pauseFlight: the handler has returned. What it did not handle stays in flight;
@@ -296,7 +299,7 @@ func (p *part) backoff(d time.Duration, f *flight) bool {
 	for {
 		poll := time.NewTimer(20 * time.Millisecond)
 		select {
-		case <-p.s.ctx.Done():
+		case <-p.ctx.Done():
 			poll.Stop()
 			return false
 		case <-t.C:
@@ -304,7 +307,7 @@ func (p *part) backoff(d time.Duration, f *flight) bool {
 			return true
 		case <-poll.C:
 			for _, r := range f.records {
-				if p.s.c.skips(p.s.cluster, p.tp, starferry.Offset(r.Offset)) {
+				if p.s.c.skips(p.s.cluster, p.tp, starferry.Offset(r.Offset)) != nil {
 					return true
 				}
 			}

@@ -1,7 +1,9 @@
 package consumer
 
 import (
+	"context"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/starferry/starferry"
@@ -15,7 +17,15 @@ type part struct {
 	s  *session
 	tp starferry.TopicPartition
 
-	committed starferry.Place // of the loop alone
+	ctx    context.Context // ends with the session's, or before it if the part is replaced
+	cancel context.CancelFunc
+	over   chan struct{} // closed when nothing is in hand any more and none will be
+	tuning atomic.Pointer[tuning]
+
+	// Of the loop alone.
+	committed starferry.Place
+	rewound   string // the rewind that gave it its place
+	leaving   bool   // another will take its place
 
 	mu      sync.Mutex
 	leader  int32 // −1 while unknown
@@ -37,6 +47,8 @@ type part struct {
 	barred  time.Time // not fetched until then; zero: fetched
 	refusal string    // why nothing is handed out
 	saved   starferry.Place
+	skipped int64
+	crew    *crew         // nil: one after the other
 	saves   chan struct{} // closed and replaced with every commit; nil unless each is waited for
 }
 
@@ -47,10 +59,13 @@ type chunk struct {
 }
 
 func newPart(s *session, tp starferry.TopicPartition, place starferry.Place) *part {
-	return &part{
-		s: s, tp: tp, leader: -1, fetchAt: place.Next, committed: place,
+	p := &part{
+		s: s, tp: tp, leader: -1, fetchAt: place.Next, committed: place, over: make(chan struct{}),
 		done: newWaterline(place), end: starferry.NoOffset, wake: make(chan struct{}, 1),
 	}
+	p.ctx, p.cancel = context.WithCancel(s.ctx)
+	p.retune()
+	return p
 }
 
 func (p *part) halt() {
@@ -81,7 +96,7 @@ func (p *part) state() control.PartitionState {
 	defer p.mu.Unlock()
 	st := control.PartitionState{
 		Partition: p.tp, Cluster: p.s.cluster, Position: max(p.done.next, p.handed), Committed: max(p.committed.Next, 0),
-		End: p.end, Handled: p.count,
+		End: p.end, Handled: p.count, Held: p.tuning.Load().held, Skipped: p.skipped, Rewound: p.rewound,
 	}
 	for _, f := range p.flights {
 		st.InFlight += len(f.spans)
@@ -145,7 +160,7 @@ func (p *part) add(at starferry.Offset, recs []records.Record, next, end starfer
 	p.fetchAt = next
 	p.chunks = append(p.chunks, chunk{recs, at, next})
 	p.queued += len(recs)
-	p.full = p.queued >= p.s.c.cfg.QueueHigh
+	p.full = p.queued >= p.tuning.Load().high
 	select {
 	case p.wake <- struct{}{}:
 	default:
@@ -168,7 +183,7 @@ func (p *part) take() (chunk, bool) {
 		}
 		p.mu.Unlock()
 		select {
-		case <-p.s.ctx.Done():
+		case <-p.ctx.Done():
 			return chunk{}, false
 		case <-p.wake:
 		}
@@ -194,7 +209,7 @@ func (p *part) dequeue(n int) {
 // fetch loop is to look again, −1 for none.
 func (p *part) dequeued(n int) int32 {
 	p.queued -= n
-	if !p.full || p.queued > p.s.c.cfg.QueueLow {
+	if !p.full || p.queued > p.tuning.Load().low {
 		return -1
 	}
 	p.full = false
@@ -209,13 +224,20 @@ func (p *part) sieve(from starferry.Offset) bool {
 	return len(p.done.ahead) > 0 || p.done.next != from || p.s.c.skipping()
 }
 
-// passed reports whether a record needs no handler: another instance has
-// handled it, or it is skipped.
-func (p *part) passed(o starferry.Offset) bool {
+// verdict is what becomes of a record: the zero value has it handed out.
+type verdict struct {
+	handled bool          // another instance has done it
+	skip    *control.Skip // it is to be passed
+}
+
+func (p *part) judge(o starferry.Offset) verdict {
 	p.mu.Lock()
 	handled := p.done.has(o)
 	p.mu.Unlock()
-	return handled || p.s.c.skips(p.s.cluster, p.tp, o)
+	if handled {
+		return verdict{handled: true}
+	}
+	return verdict{skip: p.s.c.skips(p.s.cluster, p.tp, o)}
 }
 
 // interrupt ends the contexts of records in flight that are to be skipped.
@@ -224,7 +246,7 @@ func (p *part) interrupt() {
 	defer p.mu.Unlock()
 	for _, f := range p.flights {
 		for _, r := range f.records {
-			if f.release != nil && p.s.c.skips(p.s.cluster, p.tp, starferry.Offset(r.Offset)) {
+			if f.release != nil && p.s.c.skips(p.s.cluster, p.tp, starferry.Offset(r.Offset)) != nil {
 				f.release()
 			}
 		}

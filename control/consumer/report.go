@@ -7,8 +7,6 @@ import (
 	"sync"
 	"time"
 
-	"golang.org/x/time/rate"
-
 	"github.com/starferry/starferry"
 	"github.com/starferry/starferry/control"
 	"github.com/starferry/starferry/control/desired"
@@ -203,6 +201,9 @@ func (c *Consumer) compose() control.Lease {
 	l := c.machine.Lease()
 	l.Library, l.Host, l.PID, l.At = library, c.host, os.Getpid(), time.Now().UnixMilli()
 	l.Topics, l.Labels = c.cfg.Topics, c.cfg.Labels
+	if l.DeadLetter = c.cfg.Failure.DeadLetter; len(c.cfg.Failure.Retries) > 0 {
+		l.Retry = c.cfg.Failure.Retries[0].Topic
+	}
 	l.SettingsRevision = c.settings.Load().revision
 	switch {
 	case c.oust != "":
@@ -314,86 +315,4 @@ func (c *Consumer) repeatsOf(e switchover.Fetch, words []control.Lease) {
 		c.repeats = slices.Clone(c.repeats[n:])
 	}
 	c.publish()
-}
-
-// settings are the operator's wishes in force, with their revision.
-type settings struct {
-	revision uint64
-	throttle *control.Throttle
-	skips    []control.Skip
-}
-
-// adopt puts settings in force. It runs on the loop.
-func (c *Consumer) adopt(v control.Settings, revision uint64) {
-	if was := c.settings.Load(); was.revision == revision && c.started {
-		return
-	}
-	c.settings.Store(&settings{revision: revision, throttle: v.Throttle, skips: v.Skips})
-	own, every := c.machine.Partitions(c.machine.Home())
-	c.limit(len(own), len(every))
-	if c.session != nil {
-		for _, p := range c.session.list() {
-			p.interrupt()
-		}
-	}
-	c.publish()
-}
-
-// skipping reports whether anything is to be passed over anywhere.
-func (c *Consumer) skipping() bool { return len(c.settings.Load().skips) > 0 }
-
-// skips reports whether a record is to be passed over.
-func (c *Consumer) skips(cluster starferry.ClusterName, tp starferry.TopicPartition, o starferry.Offset) bool {
-	for _, s := range c.settings.Load().skips {
-		if s.Cluster == cluster && s.Partition == tp && s.Range.Contains(o) {
-			return true
-		}
-	}
-	return false
-}
-
-// limit takes this instance's share of the group's rate.
-func (c *Consumer) limit(own, every int) {
-	t := c.settings.Load().throttle
-	now := time.Now()
-	if t == nil || t.Rate <= 0 || every == 0 || t.Until != 0 && now.UnixMilli() >= t.Until {
-		c.limiter.SetLimitAt(now, rate.Inf)
-		c.limited.Store(false)
-		return
-	}
-	share := t.Rate * float64(own) / float64(every)
-	c.limited.Store(true)
-	c.limiter.SetLimitAt(now, rate.Limit(share))
-	c.limiter.SetBurstAt(now, max(1, int(share/20))) // at most 50 ms at once
-}
-
-// admit waits until the rate allows n more records. It asks again and again
-// instead of booking a place, so that a new rate counts at once.
-func (c *Consumer) admit(ctx context.Context, n int) bool {
-	if !c.limited.Load() {
-		return true
-	}
-	for range n {
-		if !c.admitOne(ctx) {
-			return false
-		}
-	}
-	return true
-}
-
-func (c *Consumer) admitOne(ctx context.Context) bool {
-	for !c.limiter.Allow() {
-		wait := 50 * time.Millisecond
-		if l := c.limiter.Limit(); l > 0 {
-			wait = min(wait, max(time.Millisecond, time.Duration(float64(time.Second)/float64(l))))
-		}
-		t := time.NewTimer(wait)
-		select {
-		case <-ctx.Done():
-			t.Stop()
-			return false
-		case <-t.C:
-		}
-	}
-	return true
 }

@@ -27,7 +27,7 @@ func (p *part) save(f *flight) {
 		}
 		select {
 		case <-saves:
-		case <-p.s.ctx.Done():
+		case <-p.ctx.Done():
 			return
 		}
 	}

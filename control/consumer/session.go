@@ -72,7 +72,7 @@ func (s *session) start() {
 
 func (s *session) launch(p *part) {
 	s.workers.Add(1)
-	go func() { defer s.workers.Done(); p.work() }()
+	go func() { defer s.workers.Done(); defer close(p.over); p.work() }()
 }
 
 // locate asks where the partitions without a commit begin, and has that
@@ -86,6 +86,7 @@ func (s *session) locate() {
 		got, err := s.wc.Offsets(s.handling, s.begin, at)
 		if err == nil {
 			s.found(got)
+			s.c.post(s.c.reposition)
 			s.c.post(s.c.progress)
 			return
 		}

@@ -90,7 +90,7 @@ func TestAMemberWithoutALeaseIsNamed(t *testing.T) {
 	_, err := w.fleet.Switch(t.Context(), o)
 	require.ErrorContains(t, err, "forgotten")
 	require.ErrorContains(t, err, "lives on old")
-	_, err = w.fleet.Throttle(contextFor(t, 3*time.Second), fleet.ThrottleOrder{Group: w.group, Rate: 1000, By: "ann"})
+	_, err = w.fleet.Throttle(contextFor(t, 3*time.Second), fleet.ThrottleOrder{Group: w.group, Limit: control.Throttle{Rate: 1000}, By: "ann"})
 	require.ErrorContains(t, err, "forgotten")
 	w.nothingLost(stop)
 }
@@ -146,7 +146,7 @@ func TestASwitchIsToldInFullAfterKVWasEmptied(t *testing.T) {
 // Guarantee 7: No record is skipped without an audit entry.
 func TestSettingsAreAcknowledgedByEveryone(t *testing.T) {
 	w, stop := running(t)
-	r, err := w.fleet.Throttle(t.Context(), fleet.ThrottleOrder{Group: w.group, Rate: 5000, By: "ann", Why: "test"})
+	r, err := w.fleet.Throttle(t.Context(), fleet.ThrottleOrder{Group: w.group, Limit: control.Throttle{Rate: 5000}, By: "ann", Why: "test"})
 	require.NoError(t, err)
 	require.Equal(t, []string{"i1", "i2"}, r.Instances)
 	require.Nil(t, r.Before.Throttle)
@@ -157,9 +157,11 @@ func TestSettingsAreAcknowledgedByEveryone(t *testing.T) {
 	next := starferry.Offset(w.wrote)
 	s, err := w.fleet.Skip(t.Context(), fleet.SkipOrder{Group: w.group, Partition: w.tp(1), Range: starferry.Range{From: next + 2, To: next + 5}, By: "ann", Token: "s1"})
 	require.NoError(t, err)
-	trail, err := w.store.AuditLog(t.Context(), desired.AuditFilter{Group: w.group, Last: 1})
+	trail, err := w.store.AuditLog(t.Context(), desired.AuditFilter{Group: w.group, Last: 2})
 	require.NoError(t, err)
 	require.Equal(t, []string{"skip", "ann", "s1"}, []string{trail[0].What, trail[0].Who, trail[0].Token})
+	require.Equal(t, "skip acknowledged", trail[1].What)
+	require.Len(t, trail[1].Instances, 2, "each instance's answer is on record")
 	again, err := w.fleet.Skip(t.Context(), fleet.SkipOrder{Group: w.group, Partition: w.tp(1), Range: starferry.Range{From: next + 2, To: next + 5}, By: "ann", Token: "s1"})
 	require.NoError(t, err)
 	require.Equal(t, s.Revision, again.Revision, "the same token must not skip again")

@@ -25,14 +25,22 @@ type SkipOrder struct {
 	Cluster   starferry.ClusterName // empty: the group's home
 	Partition starferry.TopicPartition
 	Range     starferry.Range
-	By, Why   string
-	Token     string // makes it repeatable; empty for a new one
+	// Keep is the topic where each record is put before it is passed; empty: the
+	// group's dead-letter topic, or GROUP.skipped. It is made if it is missing.
+	Keep starferry.Topic
+	// Drop has the records passed without keeping them.
+	Drop    bool
+	By, Why string
+	Token   string // makes it repeatable; empty for a new one
 }
 
-// ThrottleOrder sets the rate of a whole group.
+// ThrottleOrder limits a whole group, or one partition of it.
 type ThrottleOrder struct {
-	Group   starferry.Group
-	Rate    float64       // records per second; 0 lifts the limit
+	Group     starferry.Group
+	Partition *starferry.TopicPartition // nil: the group
+	// Limit replaces what was set there; its zero value lifts it. Until is set
+	// from For.
+	Limit   control.Throttle
 	For     time.Duration // ends it by itself; 0 means until changed
 	By, Why string
 	Token   string
@@ -41,8 +49,9 @@ type ThrottleOrder struct {
 // Receipt says who acknowledged a setting.
 type Receipt struct {
 	Group     starferry.Group
-	Revision  uint64 // of the settings
-	ID        string // of the skip
+	Revision  uint64          // of the settings
+	ID        string          // of the skip, pause or rewind
+	Keep      starferry.Topic // where a skip puts what it passes
 	Instances []string
 	Before    control.Settings // for an undo
 }
@@ -78,18 +87,26 @@ func (f *Fleet) Skip(ctx context.Context, o SkipOrder) (Receipt, error) {
 	if _, err := f.cluster(o.Cluster); err != nil {
 		return fail(err)
 	}
+	if err := f.keepsIn(ctx, &o); err != nil {
+		return fail(err)
+	}
+	passed, err := f.found(ctx, o.Cluster, o.Group)
+	if err != nil {
+		return fail(err)
+	}
 	id := "skip-" + token(o.Token)
 	event := desired.Event{Group: o.Group, What: "skip", Who: o.By, Why: o.Why, Token: o.Token,
-		Detail: fmt.Sprintf("%s %s [%d, %d) as %s", o.Cluster, o.Partition, o.Range.From, o.Range.To, id)}
+		Detail: fmt.Sprintf("%s %s [%d, %d) as %s, %s", o.Cluster, o.Partition, o.Range.From, o.Range.To, id, keeping(o.Keep))}
 	r, err := f.change(ctx, event, func(v *control.Settings) bool {
 		if slices.ContainsFunc(v.Skips, func(s control.Skip) bool { return s.ID == id }) {
 			return false
 		}
-		v.Skips = append(v.Skips, control.Skip{ID: id, Cluster: o.Cluster, Partition: o.Partition, Range: o.Range,
+		v.Skips = slices.DeleteFunc(v.Skips, func(s control.Skip) bool { return f.obsolete(s, o.Cluster, passed) })
+		v.Skips = append(v.Skips, control.Skip{ID: id, Cluster: o.Cluster, Partition: o.Partition, Range: o.Range, Keep: o.Keep,
 			By: o.By, Why: o.Why, At: f.c.Now().UnixMilli()})
 		return true
 	})
-	r.ID = id
+	r.ID, r.Keep = id, o.Keep
 	if err != nil {
 		_, err = fail(err)
 	}
@@ -115,24 +132,35 @@ func (f *Fleet) Unskip(ctx context.Context, g starferry.Group, id, by, why strin
 	return r, nil
 }
 
-// Throttle sets the rate of a group, and returns when every instance knows it.
+// Throttle limits a group, or one partition, and returns when every instance
+// knows it.
 func (f *Fleet) Throttle(ctx context.Context, o ThrottleOrder) (Receipt, error) {
-	if o.Rate < 0 || o.For < 0 {
-		return Receipt{}, fmt.Errorf("throttle %s: rate %g for %v is no limit; give records per second, or 0 to lift it", o.Group, o.Rate, o.For)
+	t := o.Limit
+	if t.Rate < 0 || t.Parallelism < 0 || t.DelayMS < 0 || t.QueueHigh < 0 || t.QueueLow < 0 || o.For < 0 {
+		return Receipt{}, fmt.Errorf("throttle %s: nothing of a limit is below 0; give what it is to be, or nothing to lift it", o.Group)
 	}
-	event := desired.Event{Group: o.Group, What: "throttle", Who: o.By, Why: o.Why, Token: o.Token,
-		Detail: fmt.Sprintf("%g records/s for %v", o.Rate, o.For)}
+	if o.For > 0 {
+		t.Until = f.c.Now().Add(o.For).UnixMilli()
+	}
+	lift := o.Limit == control.Throttle{}
+	event := desired.Event{Group: o.Group, What: "throttle", Who: o.By, Why: o.Why, Token: o.Token, Detail: throttleText(o)}
 	r, err := f.change(ctx, event, func(v *control.Settings) bool {
 		switch {
-		case o.Rate == 0 && v.Throttle == nil:
-			return false
-		case o.Rate == 0:
-			v.Throttle = nil
-		default:
-			v.Throttle = &control.Throttle{Rate: o.Rate}
-			if o.For > 0 {
-				v.Throttle.Until = f.c.Now().Add(o.For).UnixMilli()
+		case o.Partition != nil && lift:
+			_, was := v.Throttles[*o.Partition]
+			delete(v.Throttles, *o.Partition)
+			return was
+		case o.Partition != nil:
+			if v.Throttles == nil {
+				v.Throttles = map[starferry.TopicPartition]control.Throttle{}
 			}
+			v.Throttles[*o.Partition] = t
+		case lift:
+			was := v.Throttle
+			v.Throttle = nil
+			return was != nil
+		default:
+			v.Throttle = &t
 		}
 		return true
 	})
@@ -140,6 +168,18 @@ func (f *Fleet) Throttle(ctx context.Context, o ThrottleOrder) (Receipt, error) 
 		return r, fmt.Errorf("throttle %s: %w", o.Group, err)
 	}
 	return r, nil
+}
+
+func throttleText(o ThrottleOrder) string {
+	what := "group"
+	if o.Partition != nil {
+		what = o.Partition.String()
+	}
+	text := what + ": " + o.Limit.String()
+	if o.For > 0 {
+		text += fmt.Sprintf(" for %v", o.For)
+	}
+	return text
 }
 
 // change records, sets and waits for everyone's word. mutate reports whether it
@@ -170,10 +210,45 @@ func (f *Fleet) change(ctx context.Context, event desired.Event, mutate func(*co
 		}
 	}
 	var err error
-	if r.Instances, err = f.acknowledged(ctx, event.Group, r.Revision); err != nil {
+	r.Instances, err = f.acknowledged(ctx, event.Group, r.Revision)
+	f.told(ctx, event, r, err)
+	if err != nil {
 		return r, fmt.Errorf("it is set as revision %d and will be obeyed by whoever reads it, but %w", r.Revision, err)
 	}
 	return r, nil
+}
+
+// told puts the instances' answers into the audit trail.
+func (f *Fleet) told(ctx context.Context, order desired.Event, r Receipt, err error) {
+	e := desired.Event{Group: order.Group, What: order.What + " acknowledged", Who: order.Who, When: f.c.Now().UnixMilli(), Token: order.Token,
+		Detail: fmt.Sprintf("revision %d", r.Revision), Instances: map[starferry.InstanceID]string{}}
+	for _, name := range r.Instances {
+		e.Instances[starferry.InstanceID(name)] = fmt.Sprintf("has revision %d", r.Revision)
+	}
+	if err != nil {
+		e.What, e.Detail = order.What+" not acknowledged", err.Error()
+		var missing *missingError
+		if errors.As(err, &missing) {
+			for _, name := range missing.instances {
+				e.Instances[name] = fmt.Sprintf("does not have revision %d", r.Revision)
+			}
+		}
+	}
+	late, cancel := context.WithTimeout(context.WithoutCancel(ctx), readTimeout)
+	defer cancel()
+	if aerr := f.c.Store.Audit(late, e); aerr != nil {
+		f.log.Warn("who acknowledged is not in the audit trail", "group", order.Group, "order", order.What, "error", aerr)
+	}
+}
+
+// missingError says who has not acknowledged.
+type missingError struct {
+	what      []string
+	instances []starferry.InstanceID
+}
+
+func (e *missingError) Error() string {
+	return fmt.Sprintf("not acknowledged by %s; restart those, or give them the library and NATS", strings.Join(e.what, ", "))
 }
 
 func clone(v control.Settings) (control.Settings, error) {
@@ -191,12 +266,13 @@ func (f *Fleet) acknowledged(ctx context.Context, g starferry.Group, rev uint64)
 	ctx, cancel := context.WithTimeout(ctx, ackLimit)
 	defer cancel()
 	var names, missing []string
+	var late []starferry.InstanceID
 	done := false // a change that comes in while the watch ends is of no interest
 	err := f.c.Store.WatchLeases(ctx, g, func(ls []control.Lease, err error) {
 		if done {
 			return
 		}
-		names, missing = nil, nil
+		names, missing, late = nil, nil, nil
 		if err != nil {
 			missing = append(missing, err.Error())
 		}
@@ -204,6 +280,7 @@ func (f *Fleet) acknowledged(ctx context.Context, g starferry.Group, rev uint64)
 			names = append(names, string(l.Instance))
 			if l.SettingsRevision < rev {
 				missing = append(missing, fmt.Sprintf("%s on %s (it has revision %d)", l.Instance, l.Host, l.SettingsRevision))
+				late = append(late, l.Instance)
 			}
 		}
 		if len(missing) > 0 {
@@ -218,7 +295,8 @@ func (f *Fleet) acknowledged(ctx context.Context, g starferry.Group, rev uint64)
 		missing = []string{"NATS, which has shown no lease: " + err.Error()}
 	}
 	if len(missing) > 0 {
-		return names, fmt.Errorf("not acknowledged by %s; restart those, or give them the library and NATS", strings.Join(missing, ", "))
+		names = slices.DeleteFunc(names, func(n string) bool { return slices.Contains(late, starferry.InstanceID(n)) })
+		return names, &missingError{missing, late}
 	}
 	return names, nil
 }

@@ -29,6 +29,14 @@ func (s *run) carrySkips(ctx context.Context, cut starferry.Cut) error {
 		if err != nil {
 			return err
 		}
+		for _, sk := range moved {
+			if sk.Keep == "" {
+				continue
+			}
+			if err := s.f.ensureKeep(ctx, sk.Cluster, sk.Keep, sk.Partition.Topic); err != nil {
+				return err
+			}
+		}
 		changed := false
 		for _, sk := range moved {
 			i := slices.IndexFunc(v.Skips, func(x control.Skip) bool { return x.ID == sk.ID })
