@@ -74,6 +74,14 @@ type LinkStatus struct {
 	seen uint64 // the oldest revision of the spec that an owner works by
 }
 
+// Rate is how many bytes a second all lanes copy, of late.
+func (s LinkStatus) Rate() (sum int64) {
+	for _, l := range s.Lanes {
+		sum += l.Rate
+	}
+	return sum
+}
+
 // State sums the lanes up, worst first: stopped, unowned, recovering, stalled,
 // copying, paused, done; with the reason of the first lane in that state.
 func (s LinkStatus) State() (LaneState, string) {

@@ -63,6 +63,7 @@ type lane struct {
 	slow     bool             // its target keeps others from memory: no more is fetched
 	odd      piece            // what was odd at the last look
 	copied   int64
+	flow     flow
 	failures int   // in a row
 	trouble  error // the last of them
 	refused  refusal
@@ -410,10 +411,13 @@ func (l *lane) applyLocked() {
 	if len(done) == 0 {
 		return
 	}
+	size := int64(0)
 	for _, e := range done {
-		l.bucket.bytes.Add(int64(len(e.batch)))
+		size += int64(len(e.batch))
 		e.drop()
 	}
+	l.bucket.bytes.Add(size)
+	l.flow.add(size, time.Now())
 	for _, e := range done {
 		if err := appendEntry(l.omap, e); err != nil {
 			l.haltLocked(Recovering, err.Error())
@@ -491,6 +495,8 @@ type LaneStatus struct {
 	// Lag is how many source offsets are not copied yet; -1: not known.
 	Lag    int64 `json:"lag"`
 	Copied int64 `json:"copied"` // records, since this shard took the lane
+	// Rate is how many bytes a second were copied over the last ten seconds or so.
+	Rate int64 `json:"bytes_per_s"`
 	// Lost counts the source offsets that were gone before they were copied, and
 	// were left out because the link is to continue on loss.
 	Lost int64 `json:"lost,omitempty"`
@@ -520,7 +526,7 @@ func (l *lane) status() LaneStatus {
 	defer l.mu.Unlock()
 	s := LaneStatus{
 		Partition: l.tp, Bucket: l.bucket.n, Owner: l.c.shard, State: l.state, Reason: l.reason,
-		SourceEnd: l.end, SourceNext: -1, TargetNext: -1, Lag: -1, Copied: l.copied, Lost: l.lost, Until: -1,
+		SourceEnd: l.end, SourceNext: -1, TargetNext: -1, Lag: -1, Copied: l.copied, Rate: int64(l.flow.as(time.Now())), Lost: l.lost, Until: -1,
 		ReadBack: l.readBack, Proof: l.proof,
 	}
 	if l.edits.ends {

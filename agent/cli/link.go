@@ -131,6 +131,9 @@ func lagOf(s replication.LinkStatus) (lag int64) {
 func (c *cli) showLink(s replication.LinkStatus) error {
 	state, reason := s.State()
 	fmt.Fprintf(c.Out, "link %s: %s to %s, %s", s.Spec.Name, s.Spec.Source, s.Spec.Target, state)
+	if s.Rate() > 0 {
+		fmt.Fprintf(c.Out, " %s", perSecond(s.Rate()))
+	}
 	if reason != "" {
 		fmt.Fprintf(c.Out, ": %s", reason)
 	}
@@ -215,6 +218,20 @@ func settingsOf(s replication.LinkSpec) (out []string) {
 		add("at most %s/s on each shard", scripting.FormatSize(s.RateBytes))
 	}
 	return out
+}
+
+// perSecond writes a rate to two digits or more.
+func perSecond(bytes int64) string {
+	if bytes <= 0 {
+		return "-"
+	}
+	for _, unit := range []int64{1e9, 1e6, 1e3} {
+		if bytes >= 10*unit {
+			bytes -= bytes % unit
+			break
+		}
+	}
+	return scripting.FormatSize(bytes) + "/s"
 }
 
 // worstFirst puts first what needs somebody, then what lags most.

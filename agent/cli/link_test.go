@@ -33,6 +33,22 @@ func TestALinkShowsWhatNeedsSomebodyFirst(t *testing.T) {
 		`orders/4.*orders/2.*broker 3.*orders/1.*orders/3.*15.*orders/0`, out.String())
 }
 
+// What a link copies a second is told, if it copies.
+func TestALinkTellsItsRate(t *testing.T) {
+	for bytes, want := range map[int64]string{0: "-", 7: "7B/s", 9_999: "9999B/s", 12_345: "12kB/s", 5_432_100: "5432kB/s", 12_345_678: "12MB/s", 238_000_000: "238MB/s", 12_345_678_901: "12GB/s"} {
+		require.Equal(t, want, perSecond(bytes))
+	}
+	var out strings.Builder
+	c := &cli{IO: IO{Out: &out}}
+	l := replication.LinkStatus{Spec: replication.LinkSpec{Name: "old-new", Source: "old", Target: "new"}, Lanes: []replication.LaneStatus{
+		{State: replication.Copying, Rate: 20_000_000}, {State: replication.Copying, Rate: 4_500_000},
+	}}
+	require.NoError(t, c.showLink(l))
+	require.Contains(t, out.String(), "link old-new: old to new, copying 24MB/s\n")
+	require.NoError(t, c.showLinks([]replication.LinkStatus{l}))
+	require.Regexp(t, `COPIED +RATE +REASON\n.* 24MB/s`, out.String())
+}
+
 // A deed that there is not is wrong usage.
 func TestALinkHasFourDeeds(t *testing.T) {
 	var out, errs strings.Builder

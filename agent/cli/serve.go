@@ -147,10 +147,10 @@ func (c *cli) showLinks(all []replication.LinkStatus) error {
 		}
 		rows = append(rows, []string{
 			string(l.Spec.Name), string(l.Spec.Source), string(l.Spec.Target), string(state), fmt.Sprint(len(l.Spec.Topics)),
-			fmt.Sprint(len(l.Lanes)), fmt.Sprint(len(shards)), fmt.Sprint(lag), fmt.Sprint(copied), or(reason, "-"),
+			fmt.Sprint(len(l.Lanes)), fmt.Sprint(len(shards)), fmt.Sprint(lag), fmt.Sprint(copied), perSecond(l.Rate()), or(reason, "-"),
 		})
 	}
-	return table(c.Out, []string{"link", "source", "target", "state", "topics", "lanes", "shards", "lag", "copied", "reason"}, rows)
+	return table(c.Out, []string{"link", "source", "target", "state", "topics", "lanes", "shards", "lag", "copied", "rate", "reason"}, rows)
 }
 
 func (c *cli) showLanes(l replication.LinkStatus) error {
