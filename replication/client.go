@@ -38,9 +38,10 @@ type Client struct {
 
 	mu       sync.Mutex
 	store    *store
+	met      uint64 // reconnections when it was opened
 	clusters map[starferry.ClusterName]*wire.Cluster
-	known    []LinkSpec // as of the change of links numbered knownAt
-	knownAt  uint64
+	known    []LinkSpec // as of knownAt
+	knownAt  change
 }
 
 // NewClient prepares a client; it connects when it is first asked something.
@@ -381,14 +382,16 @@ func (c *Client) ask(ctx context.Context, s ShardID, what string, q, r any, more
 func (c *Client) open(ctx context.Context) (*store, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.store != nil {
+	// A server that was away may have come back without its buckets.
+	met := c.nc.Stats().Reconnects
+	if c.store != nil && c.met == met {
 		return c.store, nil
 	}
 	st, err := openStore(ctx, c.nc, c.leaseTTL)
 	if err != nil {
 		return nil, err
 	}
-	c.store = st
+	c.store, c.met = st, met
 	return st, nil
 }
 

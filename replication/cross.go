@@ -230,20 +230,28 @@ func (s LinkSpec) returns(o LinkSpec, t starferry.Topic) bool {
 	return s.Source == o.Target && s.Target == o.Source && s.has(far) && s.TargetOf(far) == t
 }
 
+// change is the last one of a bucket. Numbers begin again when the bucket is made
+// anew, so the time of that belongs to them.
+type change struct {
+	made   time.Time
+	number uint64
+}
+
 // specs are all links, read again whenever one has changed.
 func (c *Client) specs(ctx context.Context, st *store) ([]LinkSpec, error) {
 	s, err := st.links.Status(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("look at links: %w", err)
 	}
-	var last uint64
+	var last change
 	if b, ok := s.(*jetstream.KeyValueBucketStatus); ok {
-		last = b.StreamInfo().State.LastSeq
+		i := b.StreamInfo()
+		last = change{i.Created, i.State.LastSeq}
 	}
 	c.mu.Lock()
 	known, at := c.known, c.knownAt
 	c.mu.Unlock()
-	if last == 0 || at != last {
+	if last.number == 0 || at != last {
 		if known, err = st.Links(ctx); err != nil {
 			return nil, err
 		}

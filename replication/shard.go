@@ -222,9 +222,14 @@ func (s *Shard) reconcile(ctx context.Context) {
 	tick := time.NewTicker(s.cfg.settle)
 	defer tick.Stop()
 	for {
-		if err := s.settle(ctx); err != nil && ctx.Err() == nil {
+		err := s.settle(ctx)
+		if err != nil && ctx.Err() == nil {
 			s.log.Warn("links not read", "err", err)
-			if _, err := openStore(ctx, s.cfg.NATS, s.cfg.LeaseTTL); err != nil {
+		}
+		if (err != nil || !s.lease.Valid()) && ctx.Err() == nil {
+			// What is gone is made again, the bucket of the leases among it:
+			// without that a lease that has run out could never be renewed.
+			if _, err := openStore(ctx, s.cfg.NATS, s.cfg.LeaseTTL); err != nil && ctx.Err() == nil {
 				s.log.Warn("store not there", "err", err)
 			}
 		}

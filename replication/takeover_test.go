@@ -198,6 +198,25 @@ func TestNATSMayBeEmptied(t *testing.T) {
 	w.everythingIsThere(topic, 2)
 }
 
+// A NATS that was away for longer than a lease lasts, and came back without the
+// bucket of the leases, which is kept in memory, stops nobody for good.
+func TestALeaseThatRanOutBesideItsBucketIsTakenAgain(t *testing.T) {
+	w := newWorld(t)
+	topic := w.topic(2, nil)
+	stop := w.traffic(topic, 2)
+	s := w.shard("s", t.TempDir())
+	w.link(topic)
+	require.Eventually(t, func() bool { return w.status().Lanes[0].Copied > 30 }, patience, 10*time.Millisecond)
+	js, err := jetstream.New(w.nc)
+	require.NoError(t, err)
+	s.lease.until.Store(0)
+	require.NoError(t, js.DeleteKeyValue(context.Background(), shardsBucket))
+	s.lease.until.Store(0)
+	require.Eventually(t, s.lease.Valid, patience, 10*time.Millisecond)
+	stop()
+	w.everythingIsThere(topic, 2)
+}
+
 // The fence refuses whoever owned the bucket before.
 func TestTheOldOwnerIsRefused(t *testing.T) {
 	w := newWorld(t)

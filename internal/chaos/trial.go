@@ -241,6 +241,9 @@ var (
 	runName = regexp.MustCompile(`(?m)^run (\S+)$`)
 	// unknownRun is how a run is refused that NATS has lost.
 	unknownRun = regexp.MustCompile(`not in the journal|is finished; |is rolled back already`)
+	// openRun is the run that stands in the way of another: a backup may bring
+	// one back.
+	openRun = regexp.MustCompile(`held by run (\S+), which is not finished`)
 )
 
 // settle brings a switch to its end as an operator would: what an agent has left
@@ -263,7 +266,13 @@ func (m *move) settle(ctx context.Context, w *World) (outcome string, undone int
 		if found := runName.FindStringSubmatch(last); found != nil {
 			run = found[1]
 		}
+		held := openRun.FindStringSubmatch(last)
 		switch code := op.ExitCode(); {
+		case held != nil && code != 0:
+			if err := w.rollBack(ctx, held[1]); err != nil {
+				return "", undone, err
+			}
+			run = ""
 		case code == 0:
 			if m.crew.lastRun = ""; m.target == estate.New {
 				m.crew.lastRun = run
@@ -298,6 +307,19 @@ func (m *move) settle(ctx context.Context, w *World) (outcome string, undone int
 			return "", undone, err
 		}
 	}
+}
+
+// rollBack does what the refusal of a lock tells an operator to do. Whether it
+// succeeds, the next attempt shows.
+func (w *World) rollBack(ctx context.Context, run string) error {
+	op, err := w.command("rollback", run)
+	if err != nil {
+		return err
+	}
+	if _ = op.Wait(ctx); ctx.Err() != nil {
+		op.Kill()
+	}
+	return nil
 }
 
 // check lets the checker read what all crews have done.
