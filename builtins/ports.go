@@ -291,15 +291,31 @@ type SkipRequest struct {
 	Cluster   starferry.ClusterName    `json:"cluster"` // empty: the group's home
 	Partition starferry.TopicPartition `json:"partition"`
 	Range     starferry.Range          `json:"range"`
-	By        string                   `json:"by"`
-	Why       string                   `json:"why"`
-	Token     string                   `json:"token"`
+	// Keep is the topic where each record is put before it is passed; empty: the
+	// group's own. Drop has none kept.
+	Keep  starferry.Topic `json:"keep,omitempty"`
+	Drop  bool            `json:"drop,omitempty"`
+	By    string          `json:"by"`
+	Why   string          `json:"why"`
+	Token string          `json:"token"`
 }
 
-// ThrottleRequest sets the group-wide rate.
+// Limit is how much a group, or a partition of it, is handed at most. The zero
+// value is no limit.
+type Limit struct {
+	Rate        float64 `json:"rate"` // records per second; 0: no limit
+	Parallelism int     `json:"parallelism,omitempty"`
+	DelayMS     int64   `json:"delay_ms,omitempty"`
+	QueueHigh   int     `json:"queue_high,omitempty"`
+	QueueLow    int     `json:"queue_low,omitempty"`
+	Until       int64   `json:"until,omitempty"` // Unix milliseconds; 0: until changed
+}
+
+// ThrottleRequest limits a group, or one partition.
 type ThrottleRequest struct {
-	Group starferry.Group `json:"group"`
-	Rate  float64         `json:"rate"` // records per second; 0 lifts the limit
+	Group     starferry.Group           `json:"group"`
+	Partition *starferry.TopicPartition `json:"partition,omitempty"` // nil: the group
+	Limit     Limit                     `json:"limit"`
 	// For ends the throttle by itself; 0 means until changed.
 	For   time.Duration `json:"for,omitempty"`
 	By    string        `json:"by"`
@@ -311,7 +327,8 @@ type ThrottleRequest struct {
 type Receipt struct {
 	Group     starferry.Group `json:"group"`
 	Revision  uint64          `json:"revision"`
-	ID        string          `json:"id,omitempty"` // of the skip
+	ID        string          `json:"id,omitempty"` // of the skip or pause
+	Keep      starferry.Topic `json:"keep"`         // where a skip puts what it passes
 	Instances []string        `json:"instances"`
 	// Before is what was set before, for an undo.
 	Before GroupSettings `json:"before"`
@@ -319,10 +336,21 @@ type Receipt struct {
 
 // GroupSettings is what is set for a group now.
 type GroupSettings struct {
-	Revision uint64      `json:"revision"`
-	Rate     float64     `json:"rate"`            // 0: no limit
-	Until    int64       `json:"until,omitempty"` // Unix milliseconds
-	Skips    []GroupSkip `json:"skips,omitempty"`
+	Revision uint64 `json:"revision"`
+	Limit           // of the group
+	// Limits are those of single partitions.
+	Limits map[starferry.TopicPartition]Limit `json:"limits,omitempty"`
+	Skips  []GroupSkip                        `json:"skips,omitempty"`
+	Holds  []GroupHold                        `json:"holds,omitempty"`
+}
+
+// GroupHold is one pause that is in force.
+type GroupHold struct {
+	ID    string `json:"id"`
+	On    string `json:"on"`              // topic, topic/partition; empty: the whole group
+	Until int64  `json:"until,omitempty"` // Unix milliseconds; 0: until it is resumed
+	By    string `json:"by"`
+	Why   string `json:"why"`
 }
 
 // GroupSkip is one skip that is in force.
@@ -331,4 +359,5 @@ type GroupSkip struct {
 	Cluster   starferry.ClusterName    `json:"cluster"`
 	Partition starferry.TopicPartition `json:"partition"`
 	Range     starferry.Range          `json:"range"`
+	Keep      starferry.Topic          `json:"keep,omitempty"`
 }

@@ -18,6 +18,7 @@ type Ports struct {
 	Times    Times
 	Copier   Copier
 	Hand     Hand
+	Remote   Remote
 	Prover   Prover
 	Census   Census
 	Fencer   Fencer
@@ -48,6 +49,12 @@ func Registry(p Ports) (*scripting.Registry, error) {
 		skipEntry(p, t),
 		unskipEntry(p, t),
 		throttleEntry(p, t),
+		pauseEntry(p, t),
+		resumeEntry(p, t),
+		rewindEntry(p, t),
+		replayEntry(p, t),
+		stateEntry(p, t),
+		peekEntry(p, t),
 		redistributeEntry(t),
 	})
 }

@@ -10,7 +10,7 @@ import (
 func unskipEntry(p Ports, t typeSet) *scripting.Builtin {
 	u := unskip{p}
 	return &scripting.Builtin{
-		Name: "unskip", Class: scripting.Effect, Rev: 1, Returns: "struct(group, revision, id, instances)",
+		Name: "unskip", Class: scripting.Effect, Rev: 1, Returns: "struct(group, revision, id, keep, instances)",
 		Doc:     "Takes a skip back. Records that were passed meanwhile stay passed.",
 		Example: `unskip("billing", id = "s1", reason = "INC-4411 is fixed")`,
 		Params: []scripting.Param{
@@ -42,7 +42,7 @@ func (u unskip) plan(ctx context.Context, c scripting.Call) (scripting.Predictio
 	if err != nil {
 		return scripting.Prediction{}, err
 	}
-	result := unknownFields("revision", "instances", "before")
+	result := unknownFields("revision", "instances", "before", "keep")
 	result["group"], result["id"] = groupArg(c), c.Args.Text("id")
 	if there == nil {
 		return scripting.Prediction{Verdict: scripting.NoChange, Text: "no such skip is in force", Result: result}, nil
@@ -74,8 +74,12 @@ func (u unskip) inverse(ctx context.Context, c scripting.Call) (*scripting.Undo,
 	if err != nil || there == nil {
 		return nil, err
 	}
+	keep := string(there.Keep)
+	if keep == "" {
+		keep = "none"
+	}
 	return &scripting.Undo{Builtin: "skip", Text: "set the skip again", Args: scripting.Args{
-		"group": c.Args.Text("group"), "at": fmt.Sprintf("%s@%d", there.Partition, there.Range.From), "to": int64(there.Range.To),
+		"keep": keep, "group": c.Args.Text("group"), "at": fmt.Sprintf("%s@%d", there.Partition, there.Range.From), "to": int64(there.Range.To),
 		"on": string(there.Cluster), "reason": "undo: " + c.Args.Text("reason"), "force": true,
 	}}, nil
 }

@@ -30,6 +30,7 @@ type namer func(ctx context.Context, cfg *config.Config, nc *nats.Conn) ([]strin
 func (c *cli) completions(root *cobra.Command) {
 	for path, kinds := range map[string][]namer{
 		"where": {groupNames, topicNames}, "consumers": {groupNames}, "report": {groupNames, runNames},
+		"state": {groupNames}, "top": {groupNames}, "audit": {groupNames},
 		"fence": {groupNames}, "fence lift": {fencedNames},
 		"status": {runNames}, "watch": {runNames}, "journal": {runNames}, "resume": {runNames}, "rollback": {runNames},
 		"links": {linkNames}, "link": {linkNames}, "verify": {linkNames}, "translate": {linkNames},

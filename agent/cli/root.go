@@ -121,11 +121,16 @@ func (c *cli) root() *cobra.Command {
 	root.PersistentFlags().BoolVarP(&c.verbose, "verbose", "v", false, "tell more about what goes on, on standard error")
 	root.AddGroup(
 		&cobra.Group{ID: "runs", Title: "Migrations:"},
+		&cobra.Group{ID: "hand", Title: "A hand on running groups:"},
 		&cobra.Group{ID: "look", Title: "Looking around:"},
 		&cobra.Group{ID: "serve", Title: "Processes:"},
 	)
 	root.AddCommand(c.runCommand(), c.planCommand(), c.execCommand(), c.resumeCommand(), c.rollbackCommand(), c.runsCommand(), c.statusCommand(), c.watchCommand(), c.journalCommand(), c.reportCommand())
 	root.AddCommand(c.consumersCommand(), c.whereCommand(), c.homesCommand(), c.fenceCommand(), c.linksCommand(), c.linkCommand(), c.verifyCommand(), c.translateCommand(), c.mapCommand(), c.clustersCommand(), c.configCommand(), c.docCommand())
+	for _, v := range verbs() {
+		root.AddCommand(c.verbCommand(v))
+	}
+	root.AddCommand(c.peekCommand(), c.stateCommand(), c.topCommand(), c.auditCommand())
 	root.AddCommand(c.demoCommand(), c.agentCommand(), c.shardCommand(), c.versionCommand())
 	c.completions(root)
 	return root

@@ -203,11 +203,30 @@ func (c *cli) yes(ctx context.Context) bool {
 }
 
 func (c *cli) resumeCommand() *cobra.Command {
-	return c.reopenCommand("resume RUN", "go on with an interrupted or stopped run",
-		"Resume takes up a run whose agent died, and tries a run again that stopped.\nWhat is done is not done again. A run that was rolling back goes on with that.",
+	cmd := c.reopenCommand("resume RUN", "go on with an interrupted or stopped run; with --group, end pauses of a group",
+		"Resume takes up a run whose agent died, and tries a run again that stopped.\nWhat is done is not done again. A run that was rolling back goes on with that.\n\nWith --group it ends pauses: one by its --id, those of just one topic or partition\nby --on, or all of the group.",
 		func(ctx context.Context, client *api.Client, run string) error {
 			return client.Resume(ctx, run, c.by())
 		})
+	b, run := builtinOf("resume"), cmd.RunE
+	cmd.Example += "\n  starferry resume --group billing --reason \"INC-4411 is fixed\""
+	var f runFlags
+	cmd.Flags().BoolVarP(&f.auto, "auto-approve", "y", false, "with --group: do not show the plan and ask")
+	c.verbFlags(cmd, b)
+	cmd.Args = func(cmd *cobra.Command, args []string) error {
+		if cmd.Flags().Changed("group") {
+			return cobra.NoArgs(cmd, args)
+		}
+		return cobra.ExactArgs(1)(cmd, args)
+	}
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		if !cmd.Flags().Changed("group") {
+			return run(cmd, args)
+		}
+		f.json, f.detach = cmd.Flag("json").Value.String() == "true", cmd.Flag("detach").Value.String() == "true"
+		return c.carryOut(cmd, b, f)
+	}
+	return cmd
 }
 
 func (c *cli) rollbackCommand() *cobra.Command {

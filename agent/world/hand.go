@@ -83,13 +83,16 @@ func (h *Hand) Home(ctx context.Context, g starferry.Group) (builtins.GroupHome,
 // Skip implements builtins.Hand.
 func (h *Hand) Skip(ctx context.Context, r builtins.SkipRequest) (builtins.Receipt, error) {
 	return receipt(h.fleet.Skip(ctx, fleet.SkipOrder{
-		Group: r.Group, Cluster: r.Cluster, Partition: r.Partition, Range: r.Range, By: r.By, Why: r.Why, Token: r.Token,
+		Group: r.Group, Cluster: r.Cluster, Partition: r.Partition, Range: r.Range, Keep: r.Keep, Drop: r.Drop, By: r.By, Why: r.Why, Token: r.Token,
 	}))
 }
 
 // Throttle implements builtins.Hand.
 func (h *Hand) Throttle(ctx context.Context, r builtins.ThrottleRequest) (builtins.Receipt, error) {
-	return receipt(h.fleet.Throttle(ctx, fleet.ThrottleOrder{Group: r.Group, Limit: control.Throttle{Rate: r.Rate}, For: r.For, By: r.By, Why: r.Why, Token: r.Token}))
+	return receipt(h.fleet.Throttle(ctx, fleet.ThrottleOrder{
+		Group: r.Group, Partition: r.Partition, For: r.For, By: r.By, Why: r.Why, Token: r.Token,
+		Limit: control.Throttle{Rate: r.Limit.Rate, Parallelism: r.Limit.Parallelism, DelayMS: r.Limit.DelayMS, QueueHigh: r.Limit.QueueHigh, QueueLow: r.Limit.QueueLow},
+	}))
 }
 
 // Settings implements builtins.Hand.
@@ -105,16 +108,29 @@ func (h *Hand) Unskip(ctx context.Context, g starferry.Group, id, reason string)
 }
 
 func receipt(r fleet.Receipt, err error) (builtins.Receipt, error) {
-	return builtins.Receipt{Group: r.Group, Revision: r.Revision, ID: r.ID, Instances: r.Instances, Before: settings(r.Before, 0)}, err
+	return builtins.Receipt{Group: r.Group, Revision: r.Revision, ID: r.ID, Keep: r.Keep, Instances: r.Instances, Before: settings(r.Before, 0)}, err
 }
 
 func settings(s control.Settings, rev uint64) builtins.GroupSettings {
 	out := builtins.GroupSettings{Revision: rev}
 	if s.Throttle != nil {
-		out.Rate, out.Until = s.Throttle.Rate, s.Throttle.Until
+		out.Limit = limit(*s.Throttle)
+	}
+	for tp, t := range s.Throttles {
+		if out.Limits == nil {
+			out.Limits = map[starferry.TopicPartition]builtins.Limit{}
+		}
+		out.Limits[tp] = limit(t)
+	}
+	for _, h := range s.Holds {
+		out.Holds = append(out.Holds, builtins.GroupHold{ID: h.ID, On: heldOn(h), Until: h.Until, By: h.By, Why: h.Why})
 	}
 	for _, k := range s.Skips {
-		out.Skips = append(out.Skips, builtins.GroupSkip{ID: k.ID, Cluster: k.Cluster, Partition: k.Partition, Range: k.Range})
+		out.Skips = append(out.Skips, builtins.GroupSkip{ID: k.ID, Cluster: k.Cluster, Partition: k.Partition, Range: k.Range, Keep: k.Keep})
 	}
 	return out
+}
+
+func limit(t control.Throttle) builtins.Limit {
+	return builtins.Limit{Rate: t.Rate, Parallelism: t.Parallelism, DelayMS: t.DelayMS, QueueHigh: t.QueueHigh, QueueLow: t.QueueLow, Until: t.Until}
 }

@@ -29,8 +29,10 @@ type World struct {
 	Set        builtins.GroupSettings
 	Behind     map[starferry.TopicPartition]int64
 	Unmeasured map[starferry.TopicPartition]string
-	Proof      *builtins.VerifyReport // nil: the copies are the same
-	Exact      int                    // partitions that a switch finds a place for, of 5
+	Stands     map[starferry.TopicPartition]starferry.Offset // where rewinds have taken the group
+	Done       map[string]builtins.RewindReport              // by token
+	Proof      *builtins.VerifyReport                        // nil: the copies are the same
+	Exact      int                                           // partitions that a switch finds a place for, of 5
 	Writes     int
 	Effects    map[string]int // by what and token
 	CaughtUp   int64          // how much each poll's sleep shortens the lag
@@ -54,13 +56,15 @@ func New() *World {
 		Exact:   5,
 		Effects: map[string]int{},
 		Homes:   map[starferry.Group]builtins.GroupHome{},
+		Stands:  map[starferry.TopicPartition]starferry.Offset{},
+		Done:    map[string]builtins.RewindReport{},
 		Refuses: map[starferry.Group]string{},
 	}
 }
 
 // Ports are the world as builtins see it.
 func (w *World) Ports() builtins.Ports {
-	return builtins.Ports{Clusters: w, Times: w, Copier: w, Hand: w, Prover: w, Census: census{w}, Fencer: w}
+	return builtins.Ports{Clusters: w, Times: w, Copier: w, Hand: w, Remote: w, Prover: w, Census: census{w}, Fencer: w}
 }
 
 func (w *World) effect(what, token string) error {
@@ -127,7 +131,11 @@ func (w *World) GroupLag(context.Context, starferry.ClusterName, starferry.Group
 func (w *World) Committed(context.Context, starferry.ClusterName, starferry.Group) (starferry.Cut, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	return starferry.Cut{{Topic: "orders", Partition: 0}: {Next: 7, Handled: []starferry.Range{{From: 9, To: 11}}}}, nil
+	cut := starferry.Cut{{Topic: "orders", Partition: 0}: {Next: 7, Handled: []starferry.Range{{From: 9, To: 11}}}}
+	for tp, o := range w.Stands {
+		cut[tp] = starferry.Place{Next: o}
+	}
+	return cut, nil
 }
 
 // OffsetsAt finds one record a second since the world began.
@@ -300,8 +308,8 @@ func (w *World) Skip(_ context.Context, r builtins.SkipRequest) (builtins.Receip
 	if err := w.effect("skip", r.Token); err != nil {
 		return builtins.Receipt{}, err
 	}
-	id := "s-" + r.Token[:6]
-	w.Set.Skips = append(slices.Clone(w.Set.Skips), builtins.GroupSkip{ID: id, Cluster: r.Cluster, Partition: r.Partition, Range: r.Range})
+	id := "skip-" + r.Token
+	w.Set.Skips = append(slices.Clone(w.Set.Skips), builtins.GroupSkip{ID: id, Cluster: r.Cluster, Partition: r.Partition, Range: r.Range, Keep: r.Keep})
 	w.Set.Revision++
 	return builtins.Receipt{Group: r.Group, Revision: w.Set.Revision, ID: id, Before: before}, nil
 }
@@ -312,9 +320,17 @@ func (w *World) Throttle(_ context.Context, r builtins.ThrottleRequest) (builtin
 	if err := w.effect("throttle", r.Token); err != nil {
 		return builtins.Receipt{}, err
 	}
-	w.Set.Rate, w.Set.Until = r.Rate, 0
 	if r.For > 0 {
-		w.Set.Until = w.Time.Add(r.For).UnixMilli()
+		r.Limit.Until = w.Time.Add(r.For).UnixMilli()
+	}
+	if r.Partition == nil {
+		w.Set.Limit = r.Limit
+	} else {
+		w.Set.Limits = maps.Clone(w.Set.Limits)
+		if w.Set.Limits == nil {
+			w.Set.Limits = map[starferry.TopicPartition]builtins.Limit{}
+		}
+		w.Set.Limits[*r.Partition] = r.Limit
 	}
 	w.Set.Revision++
 	return builtins.Receipt{Group: r.Group, Revision: w.Set.Revision, Before: before}, nil

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/segmentio/kafka-go"
@@ -21,15 +22,16 @@ func (f *Fleet) keepsIn(ctx context.Context, o *SkipOrder) error {
 		o.Keep = ""
 		return nil
 	}
+	leases, err := f.c.Store.Leases(ctx, o.Group)
+	if err != nil {
+		return err
+	}
 	if o.Keep == "" {
-		leases, err := f.c.Store.Leases(ctx, o.Group)
-		if err != nil {
-			return err
-		}
 		o.Keep = keepTopic(o.Group, leases)
 	}
-	if o.Keep == o.Partition.Topic {
-		return fmt.Errorf("topic %s cannot keep what is passed of itself: the group would read it again; name another", o.Keep)
+	reads := func(l control.Lease) bool { return slices.Contains(l.Topics, o.Keep) }
+	if o.Keep == o.Partition.Topic || slices.ContainsFunc(leases, reads) {
+		return fmt.Errorf("topic %s cannot keep what the group is to be spared: it reads that topic; name another", o.Keep)
 	}
 	return f.ensureKeep(ctx, o.Cluster, o.Keep, o.Partition.Topic)
 }

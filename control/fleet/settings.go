@@ -303,8 +303,9 @@ func (f *Fleet) acknowledged(ctx context.Context, g starferry.Group, rev uint64)
 
 // strangers names members that Kafka reports and that have no lease.
 func (f *Fleet) strangers(ctx context.Context, g starferry.Group, ls []control.Lease) []string {
-	live := map[string]bool{}
+	live, named := map[string]bool{}, map[string]bool{}
 	for _, l := range ls {
+		named[string(l.Instance)] = true
 		for _, m := range l.Memberships {
 			live[m.Member] = true
 		}
@@ -316,7 +317,10 @@ func (f *Fleet) strangers(ctx context.Context, g starferry.Group, ls []control.L
 			continue
 		}
 		for _, m := range s.seen.Members {
-			if !live[m.ID] {
+			// While a rebalance waits, for a handler that is stuck perhaps, an
+			// instance may not know its own member id yet, nor Kafka its user data.
+			joining := s.seen.State != "Stable" && named[m.Client]
+			if !live[m.ID] && !joining {
 				found = append(found, fmt.Sprintf("member %s on %s, which has no lease", m, c))
 			}
 		}

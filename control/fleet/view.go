@@ -22,8 +22,10 @@ type View struct {
 	Placement *control.Placement // nil: none is stored
 	Revision  uint64
 	Settings  control.Settings
-	Leases    []control.Lease
-	On        map[starferry.ClusterName]Side
+	// SettingsRevision is theirs; 0 if nothing was ever set.
+	SettingsRevision uint64
+	Leases           []control.Lease
+	On               map[starferry.ClusterName]Side
 }
 
 // Side is how a group stands on one cluster.
@@ -71,7 +73,7 @@ func (f *Fleet) Group(ctx context.Context, g starferry.Group) (View, error) {
 	case !errors.Is(err, desired.ErrNotFound):
 		return v, fmt.Errorf("view group %s: %w", g, err)
 	}
-	if v.Settings, _, err = f.Settings(ctx, g); err != nil {
+	if v.Settings, v.SettingsRevision, err = f.Settings(ctx, g); err != nil {
 		return v, fmt.Errorf("view group %s: %w", g, err)
 	}
 	if v.Leases, err = f.c.Store.Leases(ctx, g); err != nil {
