@@ -125,7 +125,7 @@ chaos: chaos-build ## the same for longer (CHAOSFOR=30m of switches, COPYFOR=30m
 
 .PHONY: search
 search: ## go through all interleavings of a small group's switch, with faults, for SEARCHFOR=10m; at most 6 GB
-	GOMEMLIMIT=5500MiB go test -count=1 -v -timeout 0 -run 'TestTheSmallSearch|TestTheLargeSearch|TestEachPlanted' ./control/switchover -search-for $(SEARCHFOR)
+	GOMEMLIMIT=5500MiB go test -count=1 -v -timeout 0 -run 'TestTheSmallSearch|TestTheLargeSearch|TestEachPlanted|TestTheSearchOfExternal' ./control/switchover -search-for $(SEARCHFOR)
 
 .PHONY: chaos-plants
 chaos-plants: chaos-build ## bugs planted in agent, service and copy: each must be found; about 7 minutes (with KAFKA's brokers too: make chaos-plants-kafka)

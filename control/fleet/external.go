@@ -102,6 +102,7 @@ type outing struct {
 
 	answer  *switchover.Scene // only its Translation and Asked
 	again   map[starferry.TopicPartition]int64
+	drives  int64 // since when, Unix nanoseconds
 	undo    string
 	failure *switchover.Failure
 	waits   string
@@ -138,7 +139,7 @@ func (f *Fleet) newOuting(ctx context.Context, o ExternalOrder) (*outing, error)
 		return nil, err
 	}
 	o.SwitchOrder = r.o
-	return &outing{f: f, o: o, dir: r.dir, phase: string(control.Prepare), began: f.c.Now().UnixMilli(),
+	return &outing{f: f, o: o, dir: r.dir, phase: string(control.Prepare), began: f.c.Now().UnixMilli(), drives: time.Now().UnixNano(),
 		req:    switchover.ExternalRequest{Group: o.Group, Source: o.Source, Target: o.Target, Ranges: o.Ranges, Missing: o.Missing},
 		fences: map[starferry.ClusterName]*fence{}, unclear: map[starferry.ClusterName]bool{}, passes: map[starferry.ClusterName]pass{}}, nil
 }
@@ -349,7 +350,7 @@ func (x *outing) look(ctx context.Context) (switchover.Scene, error) {
 	for c, at := range map[starferry.ClusterName]*switchover.Standing{x.o.Source: &s.Source, x.o.Target: &s.Target} {
 		before, held := x.held(c)
 		if h := x.fences[c]; h != nil && !held && !h.fallen() {
-			return s, fmt.Errorf("the fence on %s to settle", c)
+			return s, fmt.Errorf("the fence on %s to settle, or another agent that drives this switch to end", c)
 		}
 		seen, err := x.f.describe(ctx, c, x.o.Group)
 		if err != nil {

@@ -33,7 +33,7 @@ func (x *outing) take(ctx context.Context, n switchover.TakeFence) error {
 			x.f.log.Debug("leave a fence that has fallen", "error", err)
 		}
 	}
-	h, err := x.f.openFence(ctx, c, x.o.Group)
+	h, err := x.f.openFence(ctx, c, x.o.Group, x.drives)
 	if err != nil {
 		return err
 	}
@@ -198,7 +198,7 @@ func (x *outing) write(ctx context.Context, p control.Placement) error {
 	rev, err := x.f.c.Store.PutPlacement(wctx, p, x.rev)
 	if errors.Is(err, desired.ErrConflict) {
 		now, at, rerr := x.f.c.Store.Placement(wctx, x.o.Group)
-		if rerr == nil && now.Token == x.o.Token && now.Epoch == p.Epoch && now.Phase == p.Phase { // an answer was lost
+		if rerr == nil && now.Token == x.o.Token && now.Epoch == p.Epoch && now.Phase == p.Phase && now.Active == p.Active { // an answer was lost
 			rev, err = at, nil
 		} else if rerr == nil || errors.Is(rerr, desired.ErrNotFound) {
 			x.fatal = switchover.Failure{Group: x.o.Group, Phase: x.phase, Expected: "to be the only one who moves the group",

@@ -61,26 +61,29 @@ type fence struct {
 	group   starferry.Group
 	log     *slog.Logger
 	session time.Duration
+	drives  int64 // since when its agent drives a switch, Unix nanoseconds; 0: it only keeps
 
 	joining sync.Mutex // one join at a time
 
 	mu   sync.Mutex
 	id   string
 	gen  int32 // -1: to be joined again
+	lets bool  // it may drive in this generation
 	lost error // why it does not stand
 
 	cancel context.CancelFunc
 	done   chan struct{}
 }
 
-// openFence takes a fence and keeps it alive until close or vanish. Ctx bounds
-// the taking alone. A group with members is an *OccupiedError.
-func (f *Fleet) openFence(ctx context.Context, c starferry.ClusterName, g starferry.Group) (*fence, error) {
+// openFence takes a fence and keeps it alive until close or vanish: one that
+// drives a switch since then, or one that only keeps (0). Ctx bounds the taking
+// alone. A group with members is an *OccupiedError.
+func (f *Fleet) openFence(ctx context.Context, c starferry.ClusterName, g starferry.Group, drives int64) (*fence, error) {
 	w, err := f.cluster(c)
 	if err != nil {
 		return nil, err
 	}
-	x := &fence{w: w, group: g, log: f.log.With("group", g, "cluster", c), session: fenceSession, gen: -1, done: make(chan struct{})}
+	x := &fence{w: w, group: g, log: f.log.With("group", g, "cluster", c), session: fenceSession, gen: -1, drives: drives, done: make(chan struct{})}
 	if err := x.join(ctx); err != nil {
 		x.forget(ctx)
 		return nil, f.occupied(ctx, c, g, err)
@@ -149,18 +152,19 @@ func (x *fence) generation() int32 {
 	return x.gen
 }
 
-// pass is a membership of the fence in one generation. What was read under a
-// pass is still so when a commit under it is accepted.
+// pass is a membership of the fence in one generation, in which it alone may
+// drive. What was read under a pass is still so when a commit under it is
+// accepted.
 type pass struct {
 	id  string
 	gen int32
 }
 
-// pass reports whether the fence stands.
+// pass reports whether the fence stands and may drive.
 func (x *fence) pass() (pass, bool) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	return pass{x.id, x.gen}, x.lost == nil && x.id != "" && x.gen >= 0
+	return pass{x.id, x.gen}, x.lost == nil && x.id != "" && x.gen >= 0 && x.lets
 }
 
 // fallen reports whether the group has been entered by others, or cannot be
@@ -209,7 +213,7 @@ func (x *fence) joinOnce(ctx context.Context) error {
 	req.Group, req.MemberID, req.ProtocolType = string(x.group), id, fenceType
 	req.SessionTimeoutMillis, req.RebalanceTimeoutMillis = int32(x.session.Milliseconds()), int32(x.session.Milliseconds())
 	p := kmsg.NewJoinGroupRequestProtocol()
-	p.Name, p.Metadata = fenceProtocol, fmt.Appendf(nil, "%d", time.Now().UnixNano()) // changed, it forces a generation
+	p.Name, p.Metadata = fenceProtocol, x.claim()
 	req.Protocols = append(req.Protocols, p)
 	r, err := x.w.DoGroup(ctx, x.group, req)
 	if err != nil {
@@ -229,11 +233,7 @@ func (x *fence) joinOnce(ctx context.Context) error {
 	sync := kmsg.NewPtrSyncGroupRequest()
 	sync.Group, sync.Generation, sync.MemberID = string(x.group), joined.Generation, joined.MemberID
 	sync.ProtocolType, sync.Protocol = kmsg.StringPtr(fenceType), kmsg.StringPtr(fenceProtocol)
-	for _, m := range joined.Members { // the leader's alone
-		a := kmsg.NewSyncGroupRequestGroupAssignment()
-		a.MemberID = m.MemberID
-		sync.GroupAssignment = append(sync.GroupAssignment, a)
-	}
+	sync.GroupAssignment = assign(joined.Members) // the leader's alone
 	if r, err = x.w.DoGroup(ctx, x.group, sync); err != nil {
 		return fmt.Errorf("sync: %w", err)
 	}
@@ -244,6 +244,9 @@ func (x *fence) joinOnce(ctx context.Context) error {
 	if err := x.obey(synced.ErrorCode); err != nil {
 		return fmt.Errorf("sync: %w", err)
 	}
+	x.mu.Lock()
+	x.lets = x.drives != 0 && string(synced.MemberAssignment) == driverWord
+	x.mu.Unlock()
 	x.become(joined.MemberID, joined.Generation)
 	return nil
 }

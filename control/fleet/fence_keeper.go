@@ -236,7 +236,7 @@ func (f *Fleet) keep(ctx context.Context, key fenceKey) {
 	var x *fence
 	for told := ""; x == nil; {
 		var err error
-		if x, err = f.openFence(ctx, key.cluster, key.group); err == nil {
+		if x, err = f.openFence(ctx, key.cluster, key.group, 0); err == nil {
 			log.Info("fence stands")
 			break
 		}

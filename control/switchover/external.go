@@ -46,7 +46,8 @@ type Keep map[starferry.TopicPartition]Kept
 type Standing struct {
 	Members []MemberSeen // those that are no fence
 	// Fenced: this agent is a member under the private protocol type, and has
-	// been without a gap since the commits were read or written.
+	// been without a gap since the commits were read or written; and no other
+	// that drives a switch may commit in this generation.
 	Fenced bool
 	// Unclear: a commit was sent here whose answer never came, and it may still
 	// be carried out in this generation.

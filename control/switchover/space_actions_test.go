@@ -2,6 +2,7 @@ package switchover
 
 import (
 	"fmt"
+	"slices"
 
 	"github.com/starferry/starferry"
 )
@@ -29,9 +30,15 @@ type branches struct {
 	sp  *space
 	was scene
 	out []branch
+
+	only  uint8 // urgent branches, or all others
+	hurry bool  // there is an urgent one: nothing comes before it
 }
 
 func (b *branches) add(cost uint8, do func(*scene), label string, a ...any) {
+	if b.hurry && cost != fault || !b.sp.fine && (cost == urgent) != (b.only == urgent) {
+		return
+	}
 	w := b.was
 	if b.sp.talk {
 		w.note = ""
@@ -49,10 +56,29 @@ func (b *branches) add(cost uint8, do func(*scene), label string, a ...any) {
 		n.label = fmt.Sprintf(label, a...) + w.note
 	}
 	b.out = append(b.out, n)
+	b.hurry = cost == urgent && !b.sp.fine
 }
 
 func (sp *space) next(s *spot) []branch {
-	b := &branches{sp: sp, was: sp.unpack(s)}
+	b := &branches{sp: sp, was: sp.unpack(s), only: urgent}
+	if !sp.fine {
+		b.all()
+	}
+	if b.only = normal; !b.hurry {
+		b.all()
+		if !slices.ContainsFunc(b.out, func(n branch) bool { return n.cost == normal || n.cost == urgent }) {
+			b.wait() // where nothing moves, time does
+		}
+	}
+	if b.hurry = false; b.was.rest.Faults < sp.maxFaults {
+		b.faults()
+	}
+	return b.out
+}
+
+// all lists what may happen without a fault. Unless answers may take their time,
+// the first urgent branch is the only one.
+func (b *branches) all() {
 	w := &b.was
 	b.world()
 	for i := range w.peers {
@@ -65,27 +91,6 @@ func (sp *space) next(s *spot) []branch {
 	}
 	b.leader("agent", &w.agent, func(w *scene) *uint32 { return &w.agent })
 	b.leader("rival", &w.rival, func(w *scene) *uint32 { return &w.rival })
-	b.choose()
-	if w.rest.Faults < sp.maxFaults {
-		b.faults()
-	}
-	return b.out
-}
-
-// choose leaves only the first urgent branch, if there is one. Where nothing
-// moves, time does.
-func (b *branches) choose() {
-	moving := false
-	for k, n := range b.out {
-		if n.cost == urgent && !b.sp.fine {
-			b.out = append(b.out[:0], b.out[k])
-			return
-		}
-		moving = moving || n.cost == normal || n.cost == urgent
-	}
-	if !moving {
-		b.wait()
-	}
 }
 
 // world: the link, the coordinators, the network.
@@ -123,11 +128,30 @@ func (b *branches) world() {
 			b.add(normal, func(w *scene) { w.arrive(k) }, "the delayed commit of i%d arrives at %s:%s", t.Peer, spaceNames[t.Side], t.K)
 		}
 	}
-	if w.rest.Fence && w.rest.Settled && w.grp[oldSide].State == empty && !w.grp[oldSide].Fenced && w.agent != 0 {
-		b.add(normal, func(w *scene) { w.grp[oldSide].Fenced = true }, "the agent fences the emptied group on old")
+	b.fence()
+}
+
+// fence: once the standby is over the agents hold the emptied group on the old
+// cluster, until they are asked to bring it back.
+func (b *branches) fence() {
+	w := &b.was
+	if !w.rest.Fence {
+		return
 	}
-	if w.grp[oldSide].Fenced && w.agent == 0 {
-		b.add(normal, func(w *scene) { w.grp[oldSide].Fenced = false }, "old: the session of the fence expires")
+	g, rests := &w.grp[oldSide], w.rest.Home == newSide && w.leadersEnded() && w.agent != 0
+	set := func(on bool) func(*scene) { return func(w *scene) { w.grp[oldSide].Fenced = on } }
+	switch {
+	case rests && !w.rest.Settled:
+		b.add(normal, (*scene).settle, "the standby is over")
+	case rests && g.State == empty && !g.Fenced:
+		b.add(normal, set(true), "the agent fences the emptied group on old")
+	case g.Fenced && w.agent == 0:
+		b.add(normal, set(false), "old: the session of the fence expires")
+	case g.Fenced && !w.leadersEnded():
+		b.add(normal, set(false), "the agent lifts the fence on old")
+	}
+	if rests && w.rest.Asks {
+		b.add(normal, func(w *scene) { w.rest.Asks = false; w.rest.Records++; w.hire(w.sp.order(true)) }, "the agent is asked to bring the group back")
 	}
 }
 
@@ -165,7 +189,7 @@ func (w *scene) arrive(k int) {
 // gone: what happens to an instance that does not run.
 func (b *branches) gone(i int) {
 	w := &b.was
-	if w.lease[i] != 0 && (w.sp.fine || !w.seated(i)) {
+	if w.lease[i] != 0 && (w.sp.fine || !w.seated(i) || w.sp.evict && w.peers[i].Up == frozen) {
 		b.add(normal, func(w *scene) { w.lease[i] = 0; w.leasesSeen() }, "the lease of i%d expires", i)
 	}
 	if w.peers[i].Up == frozen {
@@ -201,8 +225,7 @@ func (w *scene) seated(i int) bool {
 func (w *scene) leasesSeen() {
 	for _, id := range []*uint32{&w.agent, &w.rival} {
 		if *id != 0 && w.sp.leaders.vals[*id].End == 0 {
-			t := w.tell(*id, newsLeases)
-			*id, w.kv = t.leader, t.kv
+			w.tell(id, newsLeases)
 		}
 	}
 }
@@ -359,10 +382,7 @@ func (b *branches) leader(who string, id *uint32, at func(*scene) *uint32) {
 		return
 	}
 	give := func(kind uint8) func(*scene) {
-		return func(w *scene) {
-			t := w.tell(*at(w), kind)
-			*at(w), w.kv = t.leader, t.kv
-		}
+		return func(w *scene) { w.tell(at(w), kind) }
 	}
 	if l.Answer != nil || b.was.answerable(l.D) {
 		cost := uint8(retry)
@@ -397,9 +417,6 @@ func (b *branches) wait() {
 			b.add(waited, func(w *scene) { w.step(i, memberStep{kind: evDeadline}) }, "the drain deadline of i%d passes", i)
 		}
 	}
-	if w.rest.Home == newSide && !w.rest.Settled && w.leadersEnded() && w.rest.Fence {
-		b.add(waited, (*scene).settle, "the standby is over")
-	}
 }
 
 // settle lets the time of the standby pass.
@@ -416,10 +433,7 @@ func (b *branches) late(cost uint8) {
 	w := &b.was
 	for _, at := range []func(*scene) *uint32{func(w *scene) *uint32 { return &w.agent }, func(w *scene) *uint32 { return &w.rival }} {
 		if id := *at(w); id != 0 && w.rest.NATS && w.sp.leaders.vals[id].End == 0 {
-			b.add(cost, func(w *scene) {
-				t := w.tell(*at(w), newsLate)
-				*at(w), w.kv = t.leader, t.kv
-			}, "the agent runs out of time")
+			b.add(cost, func(w *scene) { w.tell(at(w), newsLate) }, "the agent runs out of time")
 		}
 	}
 }
@@ -448,7 +462,6 @@ func (w *scene) consumed() bool {
 // hire gives the world an agent that has been asked for a switch.
 func (w *scene) hire(r Request) {
 	l := &leader{D: NewDriver(r)}
-	w.grp[oldSide].Fenced = false
 	for i := range w.peers {
 		if w.peers[i].Up == up && w.peers[i].NATS && w.leadersEnded() {
 			w.lease[i] = w.leaseOf(i)
@@ -456,12 +469,14 @@ func (w *scene) hire(r Request) {
 	}
 	w.sp.tidyLeader(l, w.rest.now(), w.rest.now())
 	w.agent = w.sp.leaders.id(l)
-	t := w.tell(w.agent, newsLeases)
-	w.agent, w.kv = t.leader, t.kv
+	w.tell(&w.agent, newsLeases)
 }
 
 func (sp *space) order(back bool) Request {
 	r := Request{Group: "g", Source: "old", Target: "new", Link: "l", Token: "1", DrainDeadline: 5_000, Verify: 1}
+	if sp.evict {
+		r.OnStraggler, r.EvictAfter = Evict, 200
+	}
 	if back {
 		r.Source, r.Target, r.Direction, r.Token = "new", "old", starferry.Back, "2"
 	}

@@ -27,7 +27,6 @@ const (
 	bugHandOutLate      bug = "hand out after the membership was lost"
 	bugUnanswered       bug = "take an unanswered commit for accepted"
 	bugOwnOnly          bug = "judge by one's own partitions alone"
-	bugNoCut            bug = "take the acknowledgements for the cut without reading it back"
 	bugAnyRevision      bug = "take an answer to an older order"
 )
 
@@ -124,9 +123,6 @@ func (sp *space) plantAnswers(d *Driver, a *Answers) {
 	switch {
 	case sp.bug == bugNoReadBack && d.step == seeding:
 		a.Commits[d.p.Target] = Found{}.with(d.p.Seeds, control.Mark{State: control.Seeded, Epoch: d.p.Epoch, Cluster: d.p.Active})
-	case sp.bug == bugNoCut && d.step == draining:
-		_, cut := d.stillness()
-		a.Commits[d.p.Active] = Found{}.with(cut, control.Mark{State: control.Draining, Epoch: d.p.Epoch})
 	case sp.bug == bugUncovered && (d.step == draining || d.step == seeding):
 		sp.overlook(d, a)
 	}

@@ -18,9 +18,10 @@ const (
 	deadlines  = "deadline"     // of the agent, or of one instance
 	rivals     = "rival"        // another agent with a request of its own
 	lateness   = "late message" // an answer of Kafka, or a lease, comes later than others
+	unfenced   = "lost fence"   // the session of the fence ends, and agents take it anew
 )
 
-var allFaults = []string{crashes, losses, delays, latecomers, stops, rebalances, takeovers, agentless, natsless, deaf, emptied, restored, freezes, deadlines, rivals, lateness}
+var allFaults = []string{crashes, losses, delays, latecomers, stops, rebalances, takeovers, agentless, natsless, deaf, emptied, restored, freezes, deadlines, rivals, lateness, unfenced}
 
 func (b *branches) faults() {
 	w := &b.was
@@ -37,6 +38,9 @@ func (b *branches) faults() {
 				b.add(fault, func(w *scene) { w.prepare(uint8(c)) }, "FAULT: %s rebalances", spaceNames[c])
 			}
 		}
+	}
+	if b.sp.kinds[unfenced] && w.grp[oldSide].Fenced && w.agent != 0 {
+		b.add(fault, func(w *scene) { w.grp[oldSide].Fenced = false }, "FAULT: old: the session of the fence expires")
 	}
 	if i := w.sp.instances; b.sp.kinds[latecomers] && i < maxPeers && w.peers[i].Up == absent {
 		b.add(fault, func(w *scene) { w.peers[i].NATS = w.rest.NATS; w.boot(i) }, "FAULT: i%d is deployed", i)
@@ -152,8 +156,7 @@ func (b *branches) ofAgent() {
 			l := &leader{D: NewDriver(r)}
 			w.sp.tidyLeader(l, w.rest.now(), w.rest.now())
 			w.rival = w.sp.leaders.id(l)
-			t := w.tell(w.rival, newsLeases)
-			w.rival, w.kv = t.leader, t.kv
+			w.tell(&w.rival, newsLeases)
 		}, "FAULT: a rival asks for the same")
 	}
 }

@@ -1,6 +1,10 @@
 package switchover
 
-import "github.com/starferry/starferry"
+import (
+	"fmt"
+
+	"github.com/starferry/starferry"
+)
 
 func (g *group) has(i int, serial uint8) bool {
 	for _, s := range g.Seat[i] {
@@ -190,6 +194,39 @@ func (w *scene) excuse(i int) {
 		base := offset(k.Side, 0)
 		for o := max(w.com[k.Side][p].Offset, base); o < offset(k.Side, w.rest.Records); o++ {
 			w.rest.Excused[p] |= w.rest.Handed[p] & (1 << (o - base))
+		}
+	}
+}
+
+func seatOf(c starferry.ClusterName, id string) evicted {
+	e := evicted{side: sideOf(c)}
+	if _, err := fmt.Sscanf(id, "i%d-%d", &e.peer, &e.serial); err != nil {
+		panic(err)
+	}
+	return e
+}
+
+// evict removes a membership. What the instance was handed and has not committed
+// may be handed out again.
+func (w *scene) evict(e evicted) {
+	g := &w.grp[e.side]
+	for k, s := range g.Seat[e.peer] {
+		if s.Serial == e.serial {
+			if w.peers[e.peer].Work.Side == e.side {
+				w.excuse(int(e.peer))
+			}
+			g.Seat[e.peer][k] = seat{}
+			w.prepare(e.side)
+		}
+	}
+}
+
+// allBack: an agent has said that everyone is back at work. It knows only of
+// those with a lease.
+func (w *scene) allBack() {
+	for i, id := range w.lease {
+		if m := w.sp.members.vals[w.member[i]]; id != 0 && w.peers[i].Up == up && m.draining != 0 && !m.wayOut {
+			w.bad("the agent says that everyone is back at work, and i%d stands still for epoch %d", i, m.draining)
 		}
 	}
 }

@@ -1,6 +1,7 @@
 package switchover
 
 import (
+	"fmt"
 	"strings"
 
 	"github.com/starferry/starferry"
@@ -26,11 +27,27 @@ type leaderStep struct {
 	copied     bool
 }
 
-type leaderTold struct{ leader, kv uint32 }
+type leaderTold struct {
+	leader, kv uint32
+	evicted    []evicted
+}
 
-// tell gives news to a leader, which acts on KV at once. It returns what KV and
-// the leader are then.
-func (w *scene) tell(id uint32, kind uint8) leaderTold {
+// evicted is a membership that a leader has had removed.
+type evicted struct{ side, peer, serial uint8 }
+
+// tell gives news to a leader, which acts on KV and on stragglers at once.
+func (w *scene) tell(at *uint32, kind uint8) {
+	done := w.told(*at, kind)
+	*at, w.kv = done.leader, done.kv
+	for _, e := range done.evicted {
+		w.evict(e)
+	}
+	if l := w.sp.leaders.vals[*at]; l.End == 3 {
+		w.allBack()
+	}
+}
+
+func (w *scene) told(id uint32, kind uint8) leaderTold {
 	l := w.sp.leaders.vals[id]
 	k := leaderStep{leader: id, kv: w.kv, lease: w.lease, kind: kind, settled: w.rest.Settled}
 	if kind == newsAnswers && l.Answer == nil {
@@ -73,6 +90,7 @@ func (w *scene) tellAnew(l *leader, kind uint8) leaderTold {
 	}
 	sp, kv := w.sp, *duplicate(w.sp.stores.vals[w.kv], nil)
 	todo := l.D.Step(now, n)
+	var gone []evicted
 	for len(todo) > 0 {
 		o := todo[0]
 		todo = todo[1:]
@@ -92,6 +110,10 @@ func (w *scene) tellAnew(l *leader, kind uint8) leaderTold {
 			kv.Seq++
 			kv.P, kv.Rev = sp.tidyPlacement(o.Placement, base), kv.Seq
 			todo = append(todo, l.D.Step(now, Written{Revision: kv.Rev})...)
+		case EvictMembers:
+			for _, m := range o.Members {
+				gone = append(gone, seatOf(o.Cluster, m.ID))
+			}
 		case Finished:
 			l.End = 1
 		case Failed:
@@ -103,7 +125,7 @@ func (w *scene) tellAnew(l *leader, kind uint8) leaderTold {
 	}
 	sp.plantDriver(l.D)
 	sp.tidyLeader(l, base, now)
-	return leaderTold{leader: sp.leaders.id(l), kv: sp.stores.id(&kv)}
+	return leaderTold{leader: sp.leaders.id(l), kv: sp.stores.id(&kv), evicted: gone}
 }
 
 func (sp *space) tidyPlacement(p control.Placement, base int64) *control.Placement {
@@ -126,7 +148,7 @@ func (sp *space) tidyLeader(l *leader, base, now int64) {
 	if d.asked == nil || d.asked.Round != 1 {
 		l.Answer = nil // to an older question
 	}
-	long := (d.step == deciding || d.step == verifying) && now-d.phaseAt >= retryEvery
+	long := (d.step == deciding || d.step == verifying || sp.evict) && now-d.phaseAt >= retryEvery
 	d.out, d.now, d.leases, d.waits, d.rows, d.notes, d.strangers, d.strangeAt, d.slowAt = nil, 0, nil, "", nil, nil, nil, 0, 0
 	d.began, d.phaseAt, d.beatAt = base, base, base
 	if long {
@@ -154,6 +176,15 @@ func (sp *space) tidyLeader(l *leader, base, now int64) {
 	if d.failing != nil {
 		d.failing = &Failure{Conflict: d.failing.Conflict, Moved: d.failing.Moved}
 	}
+	for at := range d.silent {
+		d.silent[at] = base
+	}
+	for i, e := range d.evicted {
+		d.evicted[i] = Evicted{Instance: e.Instance, Cluster: e.Cluster, Member: e.Member}
+	}
+	if d.evictAt != 0 {
+		d.evictAt = base
+	}
 	d.p = *sp.tidyPlacement(d.p, base)
 	if d.writing != nil {
 		panic("a write is answered at once")
@@ -170,7 +201,7 @@ func (w *scene) answers(d *Driver) Answers {
 		for i := range g.Seat {
 			for _, s := range g.Seat[i] {
 				if s.Serial != 0 {
-					see.Members = append(see.Members, MemberSeen{ID: memberID(i, s.Serial)})
+					see.Members = append(see.Members, MemberSeen{ID: memberID(i, s.Serial), Client: fmt.Sprintf("i%d", i), Library: true})
 				}
 			}
 		}

@@ -2,9 +2,9 @@ package switchover
 
 import (
 	"fmt"
-	"hash/maphash"
 	"math/rand/v2"
 	"runtime"
+	"slices"
 	"strings"
 	"time"
 )
@@ -27,35 +27,70 @@ func (r result) String() string {
 	return fmt.Sprintf("%d states, %d transitions, depth %d, %s, %.1f s", r.states, r.edges, r.depth, how, r.took.Seconds())
 }
 
-// atlas is the set of states met, in the order of their depth.
+// atlas is the set of states met, in the order of their depth. A state is kept as
+// two halves, since there are far fewer of those than of states.
 type atlas struct {
-	seed   maphash.Seed
-	spots  []spot
+	halves [2]*rack[half]
+	spots  [][2]uint32
 	parent []uint32
 	slots  []uint32
 }
 
-func (t *atlas) add(s spot, parent uint32) (uint32, bool) {
-	if len(t.spots)*10 >= len(t.slots)*7 {
-		t.slots = make([]uint32, max(1<<16, len(t.slots)*2))
-		for i, s := range t.spots {
-			h := maphash.Comparable(t.seed, s) & uint64(len(t.slots)-1)
-			for t.slots[h] != 0 {
-				h = (h + 1) & uint64(len(t.slots)-1)
-			}
-			t.slots[h] = uint32(i + 1)
-		}
+// half is one half of a state.
+type half [9]uint32
+
+func newAtlas() *atlas { return &atlas{halves: [2]*rack[half]{newRack[half](), newRack[half]()}} }
+
+// split makes the halves of a state: its instances, and all else.
+func (s *spot) split() (a, b half) {
+	copy(a[0:], s.member[:])
+	copy(a[3:], s.peer[:])
+	copy(a[6:], s.lease[:])
+	return a, half{s.agent, s.rival, s.group[0], s.group[1], s.commits[0], s.commits[1], s.kv, s.backup, s.rest}
+}
+
+// at returns a state by its number.
+func (t *atlas) at(i uint32) spot {
+	a, b := t.halves[0].vals[t.spots[i][0]], t.halves[1].vals[t.spots[i][1]]
+	return spot{
+		member: [maxPeers]uint32(a[0:3]), peer: [maxPeers]uint32(a[3:6]), lease: [maxPeers]uint32(a[6:9]),
+		agent: b[0], rival: b[1], group: [2]uint32(b[2:4]), commits: [2]uint32(b[4:6]), kv: b[6], backup: b[7], rest: b[8],
 	}
-	h := maphash.Comparable(t.seed, s) & uint64(len(t.slots)-1)
+}
+
+// slot is where the search for a state begins.
+func (t *atlas) slot(k [2]uint32) uint64 {
+	h := (uint64(k[0])<<32 | uint64(k[1])) * 0x9E3779B97F4A7C15
+	return (h ^ h>>29) * 0xBF58476D1CE4E5B9 >> 20 & uint64(len(t.slots)-1)
+}
+
+func (t *atlas) grow() {
+	t.slots = make([]uint32, max(1<<16, len(t.slots)*2))
+	for i, k := range t.spots {
+		h := t.slot(k)
+		for t.slots[h] != 0 {
+			h = (h + 1) & uint64(len(t.slots)-1)
+		}
+		t.slots[h] = uint32(i + 1)
+	}
+}
+
+func (t *atlas) add(s spot, parent uint32) uint32 {
+	if len(t.spots)*10 >= len(t.slots)*8 {
+		t.grow()
+	}
+	a, b := s.split()
+	k := [2]uint32{t.halves[0].id(a), t.halves[1].id(b)}
+	h := t.slot(k)
 	for t.slots[h] != 0 {
-		if t.spots[t.slots[h]-1] == s {
-			return t.slots[h] - 1, false
+		if t.spots[t.slots[h]-1] == k {
+			return t.slots[h] - 1
 		}
 		h = (h + 1) & uint64(len(t.slots)-1)
 	}
-	t.spots, t.parent = append(t.spots, s), append(t.parent, parent)
+	t.spots, t.parent = append(t.spots, k), append(t.parent, parent)
 	t.slots[h] = uint32(len(t.spots))
-	return uint32(len(t.spots) - 1), true
+	return uint32(len(t.spots) - 1)
 }
 
 // limits end a search before it is complete.
@@ -70,24 +105,22 @@ type limits struct {
 // nearest first.
 func (sp *space) search(from []spot, lim limits) result {
 	began := time.Now()
-	t := &atlas{seed: maphash.MakeSeed()}
-	g := &graph{}
+	t, g := newAtlas(), &graph{}
 	for _, s := range from {
 		t.add(s, 0)
 	}
 	r := result{complete: true}
-	level, next := uint32(len(t.spots)), uint32(0)
+	level := len(t.spots)
 	for i := 0; i < len(t.spots); i++ {
-		if uint32(i) == level {
+		if i == level {
 			r.depth++
-			level = uint32(len(t.spots))
+			level = len(t.spots)
 		}
-		next = level
-		g.first = append(g.first, uint64(len(g.to)))
-		s := t.spots[i]
+		s, degree := t.at(uint32(i)), 0
 		for _, n := range sp.next(&s) {
 			r.edges++
-			j, _ := t.add(n.to, uint32(i))
+			n = sp.along(n)
+			j := t.add(n.to, uint32(i))
 			if n.wrong != "" {
 				r.wrong, r.states, r.took = n.wrong, len(t.spots), time.Since(began)
 				r.complete = false
@@ -95,31 +128,77 @@ func (sp *space) search(from []spot, lim limits) result {
 				return r
 			}
 			if lim.live && n.cost != fault {
-				g.to = append(g.to, j)
+				g.to, degree = append(g.to, j), degree+1
 			}
 		}
+		g.degree = append(g.degree, uint8(degree))
 		if i%4096 == 0 && lim.over(len(t.spots)) {
 			r.complete = false
 			break
 		}
 	}
-	_ = next
 	r.states = len(t.spots)
-	if lim.live && r.complete {
-		g.first = append(g.first, uint64(len(g.to)))
+	switch {
+	case lim.live && r.complete:
 		t.slots = nil
-		if dead, ok := g.dead(len(t.spots), func(i int) bool { w := sp.unpack(&t.spots[i]); return w.consumed() }); ok {
+		if dead, ok := g.dead(func(i int) bool { s := t.at(uint32(i)); w := sp.unpack(&s); return w.consumed() }); ok {
 			r.wrong = "no way forward or back"
-			r.trace = sp.trace(t, len(from), dead)
-			w := sp.unpack(&t.spots[dead])
-			r.trace = append(r.trace, w.String())
+			s := t.at(dead)
+			w := sp.unpack(&s)
+			r.trace = append(sp.trace(t, len(from), dead), w.String())
 		}
-	}
-	if lim.live && !r.complete {
+	case lim.live:
 		sp.sample(t, len(from), &r)
 	}
 	r.took = time.Since(began)
 	return r
+}
+
+// along follows a branch to where there is a choice again. While a fault may
+// still come that is everywhere; then all that has one way only is passed, and
+// not kept: whatever holds of its end holds of it.
+func (sp *space) along(n branch) branch {
+	if n.wrong != "" || sp.rests.vals[n.to.rest].Faults < sp.maxFaults {
+		return n
+	}
+	from := n.to
+	seen := &sp.ways[from.slot()]
+	if seen.from == from && !sp.talk {
+		n.to = seen.to
+		return n
+	}
+	for range 100 {
+		next := sp.next(&n.to)
+		if len(next) != 1 {
+			break
+		}
+		n.to, n.wrong = next[0].to, next[0].wrong
+		if next[0].label != "" {
+			n.label += "\n      " + next[0].label
+		}
+		if n.wrong != "" {
+			return n
+		}
+	}
+	*seen = way{from, n.to}
+	return n
+}
+
+// way is where a state leads that has one way only. Those that were met last are
+// remembered.
+type way struct{ from, to spot }
+
+const waysKept = 1 << 18
+
+func (s *spot) slot() uint64 {
+	h := uint64(14695981039346656037)
+	for _, part := range [...][]uint32{s.member[:], s.peer[:], s.lease[:], {s.agent, s.rival}, s.group[:], s.commits[:], {s.kv, s.backup, s.rest}} {
+		for _, v := range part {
+			h = (h ^ uint64(v)) * 0x9E3779B97F4A7C15
+			h ^= h >> 32
+		}
+	}
+	return h % waysKept
 }
 
 // sample asks some of the states of a search that is not complete for a way
@@ -128,9 +207,10 @@ func (sp *space) sample(t *atlas, roots int, r *result) {
 	const samples = 200
 	for k := range samples {
 		i := uint32(k * len(t.spots) / samples)
-		if _, ok := sp.fairly(t.spots[i], (*scene).consumed); !ok {
+		if _, ok := sp.fairly(t.at(i), (*scene).consumed); !ok {
 			r.wrong = "no way forward or back, or a long one"
-			w := sp.unpack(&t.spots[i])
+			s := t.at(i)
+			w := sp.unpack(&s)
 			r.trace = append(sp.trace(t, roots, i), w.String())
 			return
 		}
@@ -149,69 +229,50 @@ func (l limits) over(states int) bool {
 	return false
 }
 
-// graph holds the transitions that need no fault.
+// graph holds the transitions that need no fault, in the order of the states
+// they begin at.
 type graph struct {
-	to    []uint32
-	first []uint64
+	to     []uint32
+	degree []uint8
 }
 
-// dead returns the nearest state from which no goal can be reached.
-func (g *graph) dead(n int, goal func(int) bool) (uint32, bool) {
-	first := make([]uint64, n+1)
-	for _, j := range g.to {
-		first[j+1]++
-	}
-	for i := range n {
-		first[i+1] += first[i]
-	}
-	back, fill := make([]uint32, len(g.to)), append([]uint64(nil), first[:n]...)
-	for i := range n {
-		for _, j := range g.to[g.first[i]:g.first[i+1]] {
-			back[fill[j]] = uint32(i)
-			fill[j]++
+// sweep looks at all states from the last to the first with those that follow
+// them, until change says no more that it has changed something: most ways lead
+// to later states, so a few rounds do.
+func (g *graph) sweep(change func(i int, to []uint32) bool) {
+	for again := true; again; {
+		again = false
+		end := len(g.to)
+		for i := len(g.degree) - 1; i >= 0; i-- {
+			begin := end - int(g.degree[i])
+			again = change(i, g.to[begin:end]) || again
+			end = begin
 		}
 	}
-	lives := make([]bool, n)
-	var todo []uint32
-	for i := range n {
+}
+
+// dead returns the nearest state from which no goal can be reached that lasts.
+func (g *graph) dead(goal func(int) bool) (uint32, bool) {
+	lives := make([]bool, len(g.degree))
+	for i := range lives {
 		lives[i] = goal(i)
 	}
-	for i := range n { // what may be left again is no end
-		for _, j := range g.to[g.first[i]:g.first[i+1]] {
-			if lives[i] && !lives[j] {
-				lives[i], todo = false, append(todo, uint32(i))
-			}
+	g.sweep(func(i int, to []uint32) bool { // what may be left again is no end
+		if lives[i] && slices.ContainsFunc(to, func(j uint32) bool { return !lives[j] }) {
+			lives[i] = false
+			return true
 		}
-	}
-	for len(todo) > 0 {
-		j := todo[len(todo)-1]
-		todo = todo[:len(todo)-1]
-		for _, i := range back[first[j]:first[j+1]] {
-			if lives[i] {
-				lives[i], todo = false, append(todo, i)
-			}
+		return false
+	})
+	g.sweep(func(i int, to []uint32) bool {
+		if !lives[i] && slices.ContainsFunc(to, func(j uint32) bool { return lives[j] }) {
+			lives[i] = true
+			return true
 		}
-	}
-	for i := range n {
-		if lives[i] {
-			todo = append(todo, uint32(i))
-		}
-	}
-	for len(todo) > 0 {
-		j := todo[len(todo)-1]
-		todo = todo[:len(todo)-1]
-		for _, i := range back[first[j]:first[j+1]] {
-			if !lives[i] {
-				lives[i], todo = true, append(todo, i)
-			}
-		}
-	}
-	for i := range n {
-		if !lives[i] {
-			return uint32(i), true
-		}
-	}
-	return 0, false
+		return false
+	})
+	dead := slices.Index(lives, false)
+	return uint32(dead), dead >= 0
 }
 
 // trace tells how a state was reached.
@@ -225,9 +286,9 @@ func (sp *space) trace(t *atlas, roots int, i uint32) []string {
 	defer func() { sp.talk = false }()
 	var out []string
 	for k := len(path) - 1; k > 0; k-- {
-		s := t.spots[path[k]]
+		s, to := t.at(path[k]), t.at(path[k-1])
 		for _, n := range sp.next(&s) {
-			if n.to == t.spots[path[k-1]] {
+			if n = sp.along(n); n.to == to {
 				out = append(out, n.label)
 				break
 			}

@@ -12,6 +12,7 @@ import (
 type space struct {
 	parts, instances int
 	records          uint8
+	evict            bool // stragglers are removed
 	fine             bool // answers take their time without a fault
 	kinds            map[string]bool
 	maxFaults        uint8
@@ -31,6 +32,7 @@ type space struct {
 	stepped map[memberStep]memberStepped
 	told    map[leaderStep]leaderTold
 	spoken  []uint32 // lease of each member
+	ways    []way
 }
 
 func newSpace() *space {
@@ -39,6 +41,7 @@ func newSpace() *space {
 		members: newShelf[Member](), leases: newShelf[control.Lease](), leaders: newShelf[leader](), stores: newShelf[store](),
 		peers: newRack[peer](), groups: newRack[group](), commits: newRack[groupCommits](), rests: newRack[rest](),
 		ranked: map[seen]*ranks{}, stepped: map[memberStep]memberStepped{}, told: map[leaderStep]leaderTold{},
+		ways: make([]way, waysKept),
 	}
 	return sp
 }
@@ -135,7 +138,7 @@ func (w *scene) reread(c int, effects []Effect) bool {
 
 func (w *scene) act(i int, e Effect) {
 	p := &w.peers[i]
-	if _, ok := e.(Publish); !ok {
+	if _, ok := e.(Publish); !ok && w.sp.talk {
 		w.say("%s %s", strings.TrimPrefix(fmt.Sprintf("%T", e), "switchover."), effectText(e))
 	}
 	switch e := e.(type) {
@@ -240,11 +243,16 @@ func (sp *space) stepMember(i int, k memberStep, now int64) memberStepped {
 		at += 5_000
 	}
 	e := sp.event(i, k, m)
-	before := m.placement.Epoch
+	before, drained := m.placement.Epoch, m.draining
+	st, seen := e.(Seen)
+	older := seen && (st.Placement.Epoch < before || st.Placement.Epoch == before && st.Revision < m.revision)
 	e = sp.plantBefore(m, e)
 	effects := m.Step(at, e)
 	effects = sp.plantAfter(m, e, effects)
 	var done memberStepped
+	if older && m.revision == st.Revision && drained == 0 && m.draining == st.Placement.Epoch {
+		done.wrong = fmt.Sprintf("i%d obeys an order that is older than the newest it has seen: %s %d", i, st.Placement.Phase, st.Placement.Epoch)
+	}
 	for _, f := range effects {
 		if c, ok := f.(Commit); ok {
 			if why := obedient(i, m, c, before); why != "" && sp.bug == "" {
@@ -260,9 +268,11 @@ func (sp *space) stepMember(i int, k memberStep, now int64) memberStepped {
 	return done
 }
 
-// obedient: nobody acts on an order of an older epoch.
+// obedient: nobody acts on an order of an older epoch. Who reads that others
+// stand still is no longer under orders, and does as they do.
 func obedient(i int, m *Member, c Commit, newest starferry.Epoch) string {
-	if c.Mark.State != control.Home && c.Mark.Epoch < newest {
+	joins := c.Mark.State == control.Draining && m.sides[c.Cluster].found.judge() == verdict{state: control.Draining, epoch: c.Mark.Epoch}
+	if c.Mark.State != control.Home && c.Mark.Epoch < newest && !joins {
 		return fmt.Sprintf("i%d commits %s though it has seen epoch %d", i, c.Mark, newest)
 	}
 	if c.Mark.State == control.Moved && m.draining != c.Mark.Epoch && m.epoch != c.Mark.Epoch {

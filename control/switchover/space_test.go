@@ -21,6 +21,7 @@ type hunt struct {
 	faults uint8
 	kinds  []string
 	bug    bug
+	evict  bool // stragglers are removed
 	fine   bool
 }
 
@@ -28,6 +29,9 @@ func (h hunt) String() string {
 	what := "no fault"
 	if h.faults > 0 {
 		what = fmt.Sprintf("%d of {%s}", h.faults, strings.Join(h.kinds, ", "))
+	}
+	if h.evict {
+		what += ", stragglers are evicted"
 	}
 	if h.fine {
 		what += ", every answer may be late"
@@ -39,7 +43,7 @@ func (h hunt) String() string {
 func (h hunt) run(t *testing.T, lim limits) result {
 	t.Helper()
 	sp := newSpace()
-	sp.parts, sp.maxFaults, sp.fine = h.parts, h.faults, h.fine
+	sp.parts, sp.maxFaults, sp.fine, sp.evict = h.parts, h.faults, h.fine, h.evict
 	for _, k := range h.kinds {
 		require.Contains(t, allFaults, k)
 		sp.kinds[k] = true
@@ -55,8 +59,9 @@ func (h hunt) run(t *testing.T, lim limits) result {
 // prelude is the state in which a search begins: "forward" a group at work on
 // the old cluster, "back" one that has just moved and still has its standby,
 // "settled" one that has left the old cluster, where its group is fenced; each
-// with an agent that has just been asked for the switch. A phase after it begins
-// where that has been ordered.
+// with an agent that has just been asked for the switch; "settling" one that has
+// just moved, before its standby ends, before the fence, and before it is asked
+// to come back. A phase after it begins where that has been ordered.
 func (sp *space) prelude(start string) (spot, error) {
 	kind, phase, _ := strings.Cut(start, " ")
 	planted, faults := sp.bug, sp.maxFaults
@@ -81,6 +86,11 @@ func (sp *space) prelude(start string) (spot, error) {
 			if s, ok = sp.fairly(w.pack(&was), fenced); !ok {
 				return s, errors.New("the emptied group is not fenced")
 			}
+		}
+		if kind == "settling" {
+			w, was := sp.unpack(&s), sp.unpack(&s)
+			w.rest.Fence, w.rest.Asks = true, true
+			return w.pack(&was), nil
 		}
 		s = sp.asked(s, true)
 	}
@@ -111,7 +121,11 @@ func (sp *space) asked(s spot, back bool) spot {
 func TestTheSmallSearchIsComplete(t *testing.T) {
 	small := []string{losses, delays, takeovers, natsless, rivals}
 	states := 0
-	for _, start := range []string{"forward", "back", "settled"} {
+	evicts := hunt{start: "back", parts: 1, faults: 1, kinds: []string{natsless}, evict: true}
+	r := evicts.run(t, limits{live: true})
+	t.Logf("%s: %s", evicts, r)
+	require.Empty(t, r.wrong, "%s\n%s", evicts, story(r.trace))
+	for _, start := range []string{"forward", "back", "settled", "settling"} {
 		for _, h := range append(each(hunt{start: start, parts: 1, faults: 1}, small), hunt{start: start, parts: 2}) {
 			r := h.run(t, limits{live: true})
 			t.Logf("%s: %s", h, r)
@@ -133,40 +147,45 @@ func each(h hunt, kinds []string) []hunt {
 	return all
 }
 
-// pairs makes one search of each pair of kinds, the same twice among them.
-func pairs(h hunt, kinds []string) []hunt {
-	var all []hunt
-	h.faults = 2
-	for i, k := range kinds {
-		for _, l := range kinds[i:] {
-			h.kinds = slices.Compact([]string{k, l})
-			all = append(all, h)
+// come are the faults by which a process comes or goes. They have by far the most
+// states.
+func come() []string { return []string{crashes, freezes, stops, latecomers} }
+
+// quick are all others.
+func quick() []string {
+	return slices.DeleteFunc(slices.Clone(allFaults), func(k string) bool { return slices.Contains(come(), k) })
+}
+
+// pairs makes one search of all pairs of some kinds, each with itself too, and
+// one of each pair in which a process comes or goes.
+func pairs(start string, parts int) []hunt {
+	all := []hunt{{start: start, parts: parts, faults: 2, kinds: quick()}}
+	for i, k := range come() {
+		for _, l := range append(come()[i:], quick()...) {
+			all = append(all, hunt{start: start, parts: parts, faults: 2, kinds: slices.Compact([]string{k, l})})
 		}
 	}
 	return all
 }
 
-// large are the searches in the order of what they take: a process that comes
-// or goes has by far the most states.
+// large are the searches, roughly in the order of what they take.
 func large() []hunt {
 	var all []hunt
-	come := []string{crashes, freezes, stops, latecomers}
-	quick := slices.DeleteFunc(slices.Clone(allFaults), func(k string) bool { return slices.Contains(come, k) })
-	for _, parts := range []int{1, 2} {
-		for _, start := range []string{"back", "settled", "forward"} {
-			all = append(all, each(hunt{start: start, parts: parts, faults: 1}, quick)...)
-		}
+	starts := []string{"back", "settled", "settling", "forward"}
+	for _, start := range starts {
+		all = append(all, each(hunt{start: start, parts: 1, faults: 1}, allFaults)...)
 	}
-	for _, start := range []string{"back", "settled", "forward"} {
-		all = append(all, each(hunt{start: start, parts: 1, faults: 1}, come)...)
+	for _, start := range starts {
+		all = append(all, each(hunt{start: start, parts: 1, faults: 1, evict: true}, []string{freezes, deaf, natsless, lateness})...)
+		all = append(all, each(hunt{start: start, parts: 2, faults: 1}, quick())...)
 	}
-	for _, start := range []string{"back", "forward decide", "forward"} {
-		all = append(all, pairs(hunt{start: start, parts: 1}, quick)...)
+	for _, start := range []string{"back", "forward decide", "settled", "forward"} {
+		all = append(all, pairs(start, 1)[0])
 	}
 	for _, start := range []string{"back", "forward"} {
-		all = append(all, each(hunt{start: start, parts: 2, faults: 1}, come)...)
-		all = append(all, pairs(hunt{start: start, parts: 1}, allFaults)...)
-		all = append(all, pairs(hunt{start: start, parts: 2}, allFaults)...)
+		all = append(all, each(hunt{start: start, parts: 2, faults: 1}, come())...)
+		all = append(all, pairs(start, 1)[1:]...)
+		all = append(all, pairs(start, 2)...)
 	}
 	return append(all, hunt{start: "back", parts: 1, fine: true})
 }
@@ -215,12 +234,14 @@ func TestEachPlantedBugIsFound(t *testing.T) {
 		{hunt{start: "forward", parts: 1, faults: 1, kinds: []string{deadlines}, bug: bugResumeAtOnce}, "where the group lives"},
 		{hunt{start: "forward", parts: 1, faults: 1, kinds: []string{freezes}, bug: bugHandOutLate}, "handed out before"},
 		{hunt{start: "forward", parts: 1, faults: 1, kinds: []string{delays}, bug: bugUnanswered}, "erases the decision"},
-		{hunt{start: "forward decide", parts: 1, faults: 2, kinds: []string{crashes, deadlines}, bug: bugOldRead}, "it never will"},
+		{hunt{start: "forward decide", parts: 1, faults: 2, kinds: []string{crashes, deadlines}, bug: bugOldRead}, "everyone is back at work"},
 		{hunt{start: "forward decide", parts: 1, faults: 2, kinds: []string{crashes, deadlines}, bug: bugOldGeneration}, "erases the decision"},
 		{hunt{start: "forward drain", parts: 2, faults: 1, kinds: []string{crashes}, bug: bugUncovered}, "t/0 stays on old"},
 		{hunt{start: "forward", parts: 1, faults: 1, kinds: []string{restored}, bug: bugSeedAgain}, "sets t/0 back"},
 		{hunt{start: "forward drain", parts: 1, faults: 1, kinds: []string{agentless}, bug: bugBurnt}, "no way forward or back"},
 		{hunt{start: "forward", parts: 1, faults: 1, kinds: []string{agentless}, bug: bugOwnOnly}, "no way forward or back"},
+		{hunt{start: "forward drain", parts: 1, faults: 2, kinds: []string{deadlines, restored}, bug: bugOlderOrder}, "older than the newest"},
+		{hunt{start: "forward drain", parts: 1, faults: 2, kinds: []string{deadlines, lateness}, bug: bugAnyRevision}, "everyone is back at work"},
 	} {
 		t.Run(strings.ReplaceAll(string(c.bug), " ", "-"), func(t *testing.T) {
 			r := c.run(t, limits{live: true, states: 500_000})

@@ -171,6 +171,7 @@ type rest struct {
 	NATS            bool
 	Settled         bool // standby is over
 	Fence           bool // the agent's task is to fence the old home
+	Asks            bool // a request to go back is still to come
 	Saved           bool // a backup of KV has been taken
 	Deployed        bool // the late instance has come
 	Twins           [2]twin
