@@ -22,6 +22,7 @@ type Ports struct {
 	Prover   Prover
 	Census   Census
 	Fencer   Fencer
+	Spreader Spreader
 }
 
 // Registry returns everything scripts can say, over the given world. Nil ports
@@ -55,7 +56,7 @@ func Registry(p Ports) (*scripting.Registry, error) {
 		replayEntry(p, t),
 		stateEntry(p, t),
 		peekEntry(p, t),
-		redistributeEntry(t),
+		redistributeEntry(p, t),
 	})
 }
 

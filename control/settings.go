@@ -20,6 +20,7 @@ type Settings struct {
 	Skips     []Skip                                `json:"skips,omitempty"`
 	Holds     []Hold                                `json:"holds,omitempty"`
 	Rewinds   []Rewind                              `json:"rewinds,omitempty"`
+	Overflow  *Overflow                             `json:"overflow,omitempty"`
 	By        string                                `json:"by,omitempty"`
 	Why       string                                `json:"why,omitempty"`
 	At        int64                                 `json:"at"`

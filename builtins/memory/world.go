@@ -43,6 +43,7 @@ type World struct {
 	// Refuses are groups that cannot be switched now.
 	Refuses map[starferry.Group]string
 	Fenced  []starferry.ClusterName
+	Spread  map[string]builtins.RedistributeReport // by token
 }
 
 // New returns a world in which nothing has moved yet.
@@ -59,12 +60,13 @@ func New() *World {
 		Stands:  map[starferry.TopicPartition]starferry.Offset{},
 		Done:    map[string]builtins.RewindReport{},
 		Refuses: map[starferry.Group]string{},
+		Spread:  map[string]builtins.RedistributeReport{},
 	}
 }
 
 // Ports are the world as builtins see it.
 func (w *World) Ports() builtins.Ports {
-	return builtins.Ports{Clusters: w, Times: w, Copier: w, Hand: w, Remote: w, Prover: w, Census: census{w}, Fencer: w}
+	return builtins.Ports{Clusters: w, Times: w, Copier: w, Hand: w, Remote: w, Prover: w, Census: census{w}, Fencer: w, Spreader: w}
 }
 
 func (w *World) effect(what, token string) error {

@@ -96,6 +96,8 @@ type Config struct {
 	// Logger is told what happens; nil discards.
 	Logger *slog.Logger
 	Hooks  Hooks
+
+	steps func(string) // told each step of a redistribution before it is taken; for tests
 }
 
 // Hooks are called on the consumer's own goroutine and must not block.

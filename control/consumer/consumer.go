@@ -345,7 +345,7 @@ func (c *Consumer) read(e switchover.ReadCommits) {
 	c.spawn(func() {
 		defer cancel()
 		for wait := 100 * time.Millisecond; ; wait = min(2*wait, 2*time.Second) {
-			got, err := w.Committed(ctx, c.cfg.Group, nil)
+			got, err := c.commitsOf(ctx, w)
 			var found switchover.Found
 			if err == nil {
 				found, err = interpret(got)
@@ -483,10 +483,10 @@ func (c *Consumer) drained(s *session) {
 func (c *Consumer) fetch(e switchover.Fetch) {
 	own, every := c.machine.Partitions(e.Cluster)
 	c.refused = ""
-	if len(e.Start) > 0 && c.cfg.Start == Refuse {
-		c.refused = fmt.Sprintf("%s has no commit and the start policy refuses to guess: set Start to earliest or latest, or commit an offset", e.Start[0])
+	begin, refused := c.startable(e)
+	if e.Start = begin; len(refused) > 0 {
+		c.refused = fmt.Sprintf("%s has no commit and the start policy refuses to guess: set Start to earliest or latest, or commit an offset", refused[0])
 		c.log.Error("partition refused", "cluster", e.Cluster, "reason", c.refused)
-		e.Start = nil
 	}
 	for tp, p := range c.pauses { // whoever had a partition last knows when it paused
 		if p.First == 0 {

@@ -13,6 +13,9 @@
 //   - low-water mark: the offset below which every record of a partition is
 //     handled or passed over. It is what is committed; ranges handled ahead of it
 //     travel in the commit's metadata.
+//   - overflow: a topic of the group's own, through which the backlog of a hot
+//     partition is spread over all instances. The partition's owner moves it there,
+//     each chunk in one transaction with the group's offset.
 //   - failure policy: what becomes of a record whose handler keeps failing. It is
 //     handed out again for ever, or goes through retry topics to a dead-letter
 //     topic. It is never dropped.

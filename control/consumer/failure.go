@@ -139,7 +139,7 @@ func (p *part) giveUp(f *flight, tries int, why error) bool {
 		if !p.backoff(pause, f) {
 			return false
 		}
-		if p.s.c.skips(p.s.cluster, p.tp, f.first()) != nil {
+		if p.skip(f.records[0]) != nil {
 			return p.again(f)
 		}
 		pause = min(2*pause, p.s.c.cfg.RetryMax)

@@ -49,6 +49,10 @@ func (p *part) work() {
 			p.crew.end()
 		}
 	}()
+	beyond, ok := p.redistribute()
+	if !ok || !p.share(beyond, p.give) {
+		return
+	}
 	for {
 		k, ok := p.take()
 		if !ok {
@@ -118,12 +122,12 @@ func (p *part) share(k chunk, give func(job) bool) bool {
 func (p *part) stretch(k chunk, i int, sieve bool) (v verdict, end int) {
 	most := p.s.c.cfg.BatchMax
 	if sieve {
-		if v = p.judge(starferry.Offset(k.records[i].Offset)); v != (verdict{}) {
+		if v = p.judge(k.records[i]); v != (verdict{}) {
 			most = keepAtOnce
 		}
 	}
 	for end = i + 1; end < len(k.records) && end-i < most; end++ {
-		if sieve && p.judge(starferry.Offset(k.records[end].Offset)) != v {
+		if sieve && p.judge(k.records[end]) != v {
 			break
 		}
 	}
@@ -192,12 +196,12 @@ func (p *part) call(ctx context.Context, f *flight) error {
 func (p *part) drop(f *flight) bool {
 	for p.s.c.skipping() {
 		i := slices.IndexFunc(f.records, func(r records.Record) bool {
-			return p.s.c.skips(p.s.cluster, p.tp, starferry.Offset(r.Offset)) != nil
+			return p.skip(r) != nil
 		})
 		if i < 0 {
 			return true
 		}
-		sk := p.s.c.skips(p.s.cluster, p.tp, starferry.Offset(f.records[i].Offset))
+		sk := p.skip(f.records[i])
 		if sk == nil {
 			continue // taken back in between
 		}
@@ -307,7 +311,7 @@ func (p *part) backoff(d time.Duration, f *flight) bool {
 			return true
 		case <-poll.C:
 			for _, r := range f.records {
-				if p.s.c.skips(p.s.cluster, p.tp, starferry.Offset(r.Offset)) != nil {
+				if p.skip(r) != nil {
 					return true
 				}
 			}
@@ -325,8 +329,14 @@ func (p *part) exports(f *flight) []Record {
 }
 
 func (p *part) export(r records.Record) Record {
+	tp := p.tp
+	if p.s.spilled(tp.Topic) {
+		if was, own, ok := unspill(r); ok {
+			tp, r = was, own
+		}
+	}
 	out := Record{
-		Cluster: p.s.cluster, Topic: p.tp.Topic, Partition: p.tp.Partition, Offset: starferry.Offset(r.Offset),
+		Cluster: p.s.cluster, Topic: tp.Topic, Partition: tp.Partition, Offset: starferry.Offset(r.Offset),
 		Key: r.Key, Value: r.Value, Timestamp: time.UnixMilli(r.Timestamp),
 	}
 	for _, h := range r.Headers {

@@ -72,7 +72,7 @@ func (p *part) keep(sk *control.Skip, rs []records.Record) (kept, ok bool) {
 			return false, false
 		case <-time.After(pause):
 		}
-		now := p.s.c.skips(p.s.cluster, p.tp, starferry.Offset(rs[0].Offset))
+		now := p.skip(rs[0])
 		if now == nil || now.Keep != sk.Keep {
 			return false, true
 		}

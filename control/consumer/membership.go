@@ -45,6 +45,7 @@ type membership struct {
 	lookedAt atomic.Pointer[time.Time] // when the membership was last seen to be good
 	good     atomic.Int64              // sinceBoot when the last answered heartbeat was sent
 	barred   atomic.Pointer[string]    // why it cannot join, if that does not pass by itself
+	stale    atomic.Bool               // it is to join anew: what it subscribes to has changed
 	ousted   atomic.Bool               // another process has taken the place; never to be taken back
 }
 
@@ -62,6 +63,12 @@ func (m *membership) join(nonce int64) {
 	if stays {
 		m.c.post(func() { m.c.departed(m.name) })
 	}
+	m.poke()
+}
+
+// renew has it join anew, at the next heartbeat, once nothing is in flight.
+func (m *membership) renew() {
+	m.stale.Store(true)
 	m.poke()
 }
 
@@ -180,7 +187,7 @@ func (m *membership) joinOnce(ctx context.Context) (*switchover.Assigned, error)
 	if err != nil {
 		return nil, err
 	}
-	counts, err := m.count(ctx, m.c.cfg.Topics)
+	counts, err := m.count(ctx, m.c.topics())
 	if err != nil {
 		return nil, err
 	}
@@ -196,9 +203,10 @@ func (m *membership) askJoin(ctx context.Context) (*kmsg.JoinGroupResponse, erro
 	req.Group, req.MemberID, req.ProtocolType, req.InstanceID = string(m.c.cfg.Group), m.id, "consumer", m.c.cfg.static()
 	req.SessionTimeoutMillis = int32(m.c.cfg.SessionTimeout.Milliseconds())
 	req.RebalanceTimeoutMillis = int32(m.c.cfg.RebalanceTimeout.Milliseconds())
-	topics := make([]string, len(m.c.cfg.Topics))
-	for i, t := range m.c.cfg.Topics {
-		topics[i] = string(t)
+	m.stale.Store(false)
+	var topics []string
+	for _, t := range m.c.topics() {
+		topics = append(topics, string(t))
 	}
 	slices.Sort(topics)
 	boot := m.c.boot
@@ -265,6 +273,10 @@ func (m *membership) heartbeat(ctx context.Context) {
 	case 0:
 		m.good.Store(sent)
 		m.lookForPartitions(ctx)
+		if m.stale.Load() && !m.signalled {
+			m.signalled = true
+			m.c.post(func() { m.c.step(switchover.Rebalance{Cluster: m.name}) })
+		}
 	case kafka.RebalanceInProgress:
 		m.good.Store(sent)
 		if !m.signalled {

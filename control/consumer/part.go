@@ -24,6 +24,7 @@ type part struct {
 
 	// Of the loop alone.
 	committed starferry.Place
+	moving    bool   // its owner commits its place in transactions
 	rewound   string // the rewind that gave it its place
 	leaving   bool   // another will take its place
 
@@ -61,7 +62,8 @@ type chunk struct {
 func newPart(s *session, tp starferry.TopicPartition, place starferry.Place) *part {
 	p := &part{
 		s: s, tp: tp, leader: -1, fetchAt: place.Next, committed: place, over: make(chan struct{}),
-		done: newWaterline(place), end: starferry.NoOffset, wake: make(chan struct{}, 1),
+		moving: s.overflow != nil && s.overflow.Partition == tp,
+		done:   newWaterline(place), end: starferry.NoOffset, wake: make(chan struct{}, 1),
 	}
 	p.ctx, p.cancel = context.WithCancel(s.ctx)
 	p.retune()
@@ -230,14 +232,14 @@ type verdict struct {
 	skip    *control.Skip // it is to be passed
 }
 
-func (p *part) judge(o starferry.Offset) verdict {
+func (p *part) judge(r records.Record) verdict {
 	p.mu.Lock()
-	handled := p.done.has(o)
+	handled := p.done.has(starferry.Offset(r.Offset))
 	p.mu.Unlock()
 	if handled {
 		return verdict{handled: true}
 	}
-	return verdict{skip: p.s.c.skips(p.s.cluster, p.tp, o)}
+	return verdict{skip: p.skip(r)}
 }
 
 // interrupt ends the contexts of records in flight that are to be skipped.
@@ -246,7 +248,7 @@ func (p *part) interrupt() {
 	defer p.mu.Unlock()
 	for _, f := range p.flights {
 		for _, r := range f.records {
-			if f.release != nil && p.s.c.skips(p.s.cluster, p.tp, starferry.Offset(r.Offset)) != nil {
+			if f.release != nil && p.skip(r) != nil {
 				f.release()
 			}
 		}

@@ -200,7 +200,7 @@ func (c *Consumer) publish() {
 func (c *Consumer) compose() control.Lease {
 	l := c.machine.Lease()
 	l.Library, l.Host, l.PID, l.At = library, c.host, os.Getpid(), time.Now().UnixMilli()
-	l.Topics, l.Labels = c.cfg.Topics, c.cfg.Labels
+	l.Topics, l.Labels = c.topics(), c.cfg.Labels
 	if l.DeadLetter = c.cfg.Failure.DeadLetter; len(c.cfg.Failure.Retries) > 0 {
 		l.Retry = c.cfg.Failure.Retries[0].Topic
 	}

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/starferry/starferry"
+	"github.com/starferry/starferry/control"
 	"github.com/starferry/starferry/control/switchover"
 	"github.com/starferry/starferry/internal/wire"
 )
@@ -23,6 +24,11 @@ type session struct {
 	every   int // partitions of the group's topics
 	begin   []starferry.TopicPartition
 	ahead   bool // it has fetched before it was told to hand out
+
+	overflow   *control.Overflow // to be moved if it owns the hot partition; nil: nothing is
+	spill      starferry.Topic   // the overflow topic; "": there is none
+	memberID   string
+	generation starferry.Generation
 
 	ctx      context.Context // ends with Halt: no fetch and no hand-out after it
 	cancel   context.CancelFunc
@@ -43,6 +49,15 @@ func newSession(c *Consumer, e switchover.Fetch, every int) *session {
 	}
 	s.ctx, s.cancel = context.WithCancel(c.ctx)
 	s.handling, s.giveUp = context.WithCancel(c.handling)
+	o := c.settings.Load().wish.Overflow
+	if s.overflow = moving(o, e.Cluster); o != nil {
+		s.spill = o.Topic
+	}
+	for _, m := range c.machine.Lease().Memberships {
+		if m.Cluster == e.Cluster {
+			s.memberID, s.generation = m.Member, m.Generation
+		}
+	}
 	for tp, place := range e.Cut {
 		s.parts[tp] = newPart(s, tp, place)
 	}
@@ -78,12 +93,8 @@ func (s *session) launch(p *part) {
 // locate asks where the partitions without a commit begin, and has that
 // committed at once: a start policy applies only once.
 func (s *session) locate() {
-	at := wire.Earliest
-	if s.c.cfg.Start == Latest {
-		at = wire.Latest
-	}
 	for wait := 50 * time.Millisecond; s.handling.Err() == nil; wait = min(2*wait, time.Second) {
-		got, err := s.wc.Offsets(s.handling, s.begin, at)
+		got, err := s.beginnings()
 		if err == nil {
 			s.found(got)
 			s.c.post(s.c.reposition)
@@ -160,7 +171,7 @@ func (s *session) cut() starferry.Cut {
 func (s *session) progress() starferry.Cut {
 	cut := starferry.Cut{}
 	for _, p := range s.list() {
-		if place := p.place(); !place.Equal(p.committed) {
+		if place := p.place(); !p.moving && !place.Equal(p.committed) {
 			cut[p.tp] = place
 		}
 	}

@@ -67,7 +67,9 @@ func (c *Consumer) adopt(v control.Settings, revision uint64) {
 	if was.revision == revision && c.started {
 		return
 	}
+	v.Overflow = c.overflowOf(v)
 	c.settings.Store(&settings{revision: revision, wish: v})
+	c.resubscribe(was.wish.Overflow, v.Overflow)
 	c.enforce()
 	c.reposition()
 	c.publish()

@@ -115,6 +115,9 @@ func (f *Fleet) beginRewind(ctx context.Context, o RewindOrder) (r RewindReceipt
 	if h.Phase != control.Steady {
 		return r, event, fmt.Errorf("a switch is open (%s, epoch %d) and positions belong to it; wait until it has ended", h.Phase, h.Epoch)
 	}
+	if err := f.noOverflow(ctx, o.Group); err != nil {
+		return r, event, err
+	}
 	epoch, err := f.liveEpoch(ctx, o.Group, h.Cluster)
 	if err != nil {
 		return r, event, err

@@ -60,6 +60,9 @@ func (f *Fleet) Switch(ctx context.Context, o SwitchOrder) (switchover.Report, e
 	if err != nil {
 		return switchover.Report{}, fmt.Errorf("switch %s: %w", o.Group, err)
 	}
+	if err := f.noOverflow(ctx, o.Group); err != nil {
+		return switchover.Report{}, fmt.Errorf("switch %s: %w", o.Group, err)
+	}
 	refence, err := f.unfence(ctx, s.o)
 	if err != nil {
 		return switchover.Report{}, fmt.Errorf("switch %s: %w", o.Group, err)

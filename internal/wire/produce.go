@@ -13,6 +13,16 @@ import (
 // returns the offset of its first record. It is tried once: whoever repeats it
 // may write it twice, unless the set bears a producer id.
 func (c *Cluster) Produce(ctx context.Context, tp starferry.TopicPartition, set []byte) (starferry.Offset, error) {
+	return c.produce(ctx, tp, set, nil)
+}
+
+// ProduceTxn is Produce within the transaction of a transactional id, whose
+// producer id and epoch the set bears.
+func (c *Cluster) ProduceTxn(ctx context.Context, txid string, tp starferry.TopicPartition, set []byte) (starferry.Offset, error) {
+	return c.produce(ctx, tp, set, &txid)
+}
+
+func (c *Cluster) produce(ctx context.Context, tp starferry.TopicPartition, set []byte, txid *string) (starferry.Offset, error) {
 	fail := func(err error) (starferry.Offset, error) {
 		return starferry.NoOffset, fmt.Errorf("produce to %s on %s: %w", tp, c.Name(), err)
 	}
@@ -21,7 +31,7 @@ func (c *Cluster) Produce(ctx context.Context, tp starferry.TopicPartition, set 
 		return fail(err)
 	}
 	req := kmsg.NewPtrProduceRequest()
-	req.Acks, req.TimeoutMillis = -1, 30_000
+	req.Acks, req.TimeoutMillis, req.TransactionID = -1, 30_000, txid
 	t, p := kmsg.NewProduceRequestTopic(), kmsg.NewProduceRequestTopicPartition()
 	p.Partition, p.Records = int32(tp.Partition), set
 	t.Topic, t.Partitions = string(tp.Topic), append(t.Partitions, p)
