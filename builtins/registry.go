@@ -23,6 +23,8 @@ type Ports struct {
 	Census   Census
 	Fencer   Fencer
 	Spreader Spreader
+	// Producers may be nil where no script speaks of them.
+	Producers Producers
 }
 
 // Registry returns everything scripts can say, over the given world. Nil ports
@@ -41,6 +43,9 @@ func Registry(p Ports) (*scripting.Registry, error) {
 		stopReplicationEntry(p, t),
 		translateOffsetEntry(p, t),
 		switchConsumerEntry(p, t),
+		switchProducerEntry(p, t),
+		watchProducersEntry(p, t),
+		assertProducersEntry(p, t),
 		fenceEntry(p, t, true),
 		fenceEntry(p, t, false),
 		assertLagEntry(p, t),

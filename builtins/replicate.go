@@ -119,6 +119,11 @@ func (r replicate) plan(ctx context.Context, c scripting.Call) (scripting.Predic
 	for _, t := range missing {
 		d, ok := there[t]
 		if !ok {
+			if d, ok, err = r.madeBefore(ctx, c, q.Source, t); err != nil {
+				return scripting.Prediction{}, err
+			}
+		}
+		if !ok {
 			return scripting.Prediction{Verdict: scripting.FailsNow, Text: fmt.Sprintf("topic %s is not on %s", t, q.Source), Result: nil}, nil
 		}
 		partitions += d.Partitions
@@ -132,6 +137,25 @@ func (r replicate) plan(ctx context.Context, c scripting.Call) (scripting.Predic
 		"name": q.Link, "source": typedCluster(q.Source), "target": typedCluster(q.Target), "topics": q.Topics,
 		"created": !exists, "added": missing, "lanes": scripting.Unknown{}, "state": scripting.Unknown{},
 	}}, nil
+}
+
+// madeBefore describes a topic that is not there yet and that an earlier call of
+// the plan copies there, for the link that leads back.
+func (r replicate) madeBefore(ctx context.Context, c scripting.Call, on starferry.ClusterName, t starferry.Topic) (TopicInfo, bool, error) {
+	for _, e := range c.Earlier {
+		if e.Builtin != "replicate" || e.Verdict != scripting.WillDo || starferry.ClusterName(e.Args.Text("target")) != on || e.Args.Has("rename") ||
+			!slices.Contains(e.Args.Strings("topics"), string(t)) {
+			continue
+		}
+		from := starferry.ClusterName(e.Args.Text("source"))
+		d, err := r.p.Clusters.Topics(ctx, from, []starferry.Topic{t})
+		if err != nil {
+			return TopicInfo{}, false, fmt.Errorf("describe topics on %s: %w", from, err)
+		}
+		info, ok := d[t]
+		return info, ok, nil
+	}
+	return TopicInfo{}, false, nil
 }
 
 func (r replicate) run(ctx context.Context, c scripting.Call) (any, error) {

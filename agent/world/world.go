@@ -51,7 +51,7 @@ func Open(ctx context.Context, cfg *config.Config, nc *nats.Conn, log *slog.Logg
 
 // Ports are what builtins act on.
 func (w *World) Ports() builtins.Ports {
-	return builtins.Ports{Clusters: w.clusters, Times: w.clusters, Copier: w.links, Hand: w.hand, Remote: w.hand, Prover: w.links, Census: w.census, Fencer: w.hand, Spreader: w.hand}
+	return builtins.Ports{Clusters: w.clusters, Times: w.clusters, Copier: w.links, Hand: w.hand, Remote: w.hand, Prover: w.links, Census: w.census, Fencer: w.hand, Spreader: w.hand, Producers: w.hand}
 }
 
 // KeepFences holds the fences of groups that ought to stand, until ctx ends.

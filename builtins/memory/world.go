@@ -44,6 +44,7 @@ type World struct {
 	Refuses map[starferry.Group]string
 	Fenced  []starferry.ClusterName
 	Spread  map[string]builtins.RedistributeReport // by token
+	Written Written
 }
 
 // New returns a world in which nothing has moved yet.
@@ -61,12 +62,13 @@ func New() *World {
 		Done:    map[string]builtins.RewindReport{},
 		Refuses: map[starferry.Group]string{},
 		Spread:  map[string]builtins.RedistributeReport{},
+		Written: Written{Home: builtins.TopicHome{Topic: "orders", Cluster: "old", Producers: map[starferry.InstanceID]starferry.ClusterName{"web": "old", "batch": "old"}}},
 	}
 }
 
 // Ports are the world as builtins see it.
 func (w *World) Ports() builtins.Ports {
-	return builtins.Ports{Clusters: w, Times: w, Copier: w, Hand: w, Remote: w, Prover: w, Census: census{w}, Fencer: w, Spreader: w}
+	return builtins.Ports{Clusters: w, Times: w, Copier: w, Hand: w, Remote: w, Prover: w, Census: census{w}, Fencer: w, Spreader: w, Producers: w}
 }
 
 func (w *World) effect(what, token string) error {

@@ -279,7 +279,7 @@ func (f *follower) poll(ctx context.Context) error {
 // outlived reports whether something may have reached the end of its time to live.
 func (f *follower) outlived(now time.Time) bool {
 	ttl := f.b.cfg.TTL
-	if f.b == f.s.live {
+	if f.b == f.s.live || f.b.cfg.Bucket == ProducingBucket {
 		ttl = f.s.ttl
 	}
 	for _, e := range f.all {
