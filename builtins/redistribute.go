@@ -50,7 +50,7 @@ func redistributeEntry(p Ports, t typeSet) *scripting.Builtin {
 	r := redistribute{p}
 	return &scripting.Builtin{
 		Name: "redistribute", Class: scripting.Effect, Rev: 1, Returns: "struct(group, partition, first, next, revision, instances)",
-		Doc:     "Spreads a hot partition's backlog over the instances of its group, through a topic of the group's own, and waits until it is handled.",
+		Doc:     "Spreads a hot partition's backlog over the instances of its group, through a topic of the group's own, and waits until it is handled. It goes on if whoever asked ends; asked again, it is waited for.",
 		Example: `redistribute("billing", partition = "orders/7", order = "key", reason = "INC-4411")`,
 		Params: []scripting.Param{
 			{Name: "group", Type: t.group, Required: true, Doc: "the group", Complete: "groups"},

@@ -35,6 +35,9 @@ func verbs() []verb {
   starferry pause --group billing --on orders/7 --reason INC-4411`},
 		{"rewind", "take a running group back to an offset or a time", `  starferry rewind --group billing --to 2026-01-31T18:00:00Z --reason INC-4411
   starferry rewind --group billing --to orders/7@184223 --reason INC-4411`},
+		{"redistribute", "spread a hot partition's backlog over all instances of its group", `  starferry redistribute --group billing --partition orders/7 --reason INC-4411
+  starferry redistribute --group billing --partition orders/7 --order none --to billing-1,billing-2
+  starferry redistribute --group billing --partition orders/7 --stop --reason "INC-4411 is fixed"`},
 		{"replay", "put back what skips have kept, for one group alone", "  starferry replay --group billing --skip skip-3f9a1c --reason \"INC-4411 is fixed\""},
 	}
 }
