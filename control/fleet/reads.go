@@ -125,6 +125,9 @@ func (f *Fleet) describe(ctx context.Context, c starferry.ClusterName, g starfer
 		return switchover.GroupSeen{}, err
 	}
 	seen := switchover.GroupSeen{State: d.State, ProtocolType: d.ProtocolType, Protocol: d.Protocol}
+	if d.ProtocolType == fenceType && len(d.Members) == 0 {
+		seen.ProtocolType = "" // a lifted fence: brokers keep the type until somebody joins, of whatever type
+	}
 	for _, m := range d.Members {
 		boot, ours := control.ReadUserData(m.UserData)
 		seen.Members = append(seen.Members, switchover.MemberSeen{ID: m.ID, Client: m.ClientID, Host: m.Host, Library: ours, Boot: boot, Static: m.InstanceID})

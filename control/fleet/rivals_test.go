@@ -7,7 +7,6 @@ import (
 	"time"
 
 	"github.com/starferry/starferry"
-	"github.com/starferry/starferry/control"
 	"github.com/starferry/starferry/control/fleet"
 	"github.com/starferry/starferry/control/switchover"
 	"github.com/stretchr/testify/require"
@@ -69,13 +68,7 @@ func TestASkipBeyondTheCutIsCarriedOver(t *testing.T) {
 	for range 10 {
 		w.produce()
 	}
-	held := make(chan struct{})
-	w.hold = func(value string) <-chan struct{} {
-		if value == "1/4" {
-			return held
-		}
-		return nil
-	}
+	release := w.holdAt("1/4")
 	w.instance("i1")
 	require.Eventually(t, func() bool { return w.seen() == 14 }, patience, 10*time.Millisecond, "one partition is held at record 4")
 	s, err := w.fleet.Skip(t.Context(), fleet.SkipOrder{Group: w.group, Partition: w.tp(1), Range: starferry.Range{From: 7, To: 9}, By: "ann", Token: "s1"})
@@ -86,15 +79,8 @@ func TestASkipBeyondTheCutIsCarriedOver(t *testing.T) {
 		defer close(done)
 		report = w.switched(w.old, w.new, "run-1")
 	}()
-	require.Eventually(t, func() bool {
-		p, rev, err := w.store.Placement(t.Context(), w.group)
-		if err != nil || p.Phase != control.Drain {
-			return false
-		}
-		ls, err := w.store.Leases(t.Context(), w.group)
-		return err == nil && len(ls) == 1 && ls[0].Revision == rev // it hands out nothing more
-	}, patience, time.Millisecond)
-	close(held)
+	w.standsStill()
+	release()
 	<-done
 	require.Equal(t, starferry.Offset(5), report.Cut[w.tp(1)].Next)
 	v, _, err := w.fleet.Settings(t.Context(), w.group)

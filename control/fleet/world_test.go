@@ -46,8 +46,12 @@ type world struct {
 }
 
 func newWorld(t *testing.T, partitions int) *world {
-	w := &world{t: t, partitions: partitions, handled: map[string]int{}, on: map[starferry.ClusterName]int{}}
-	w.old, w.new = kafkatest.Pair(t)
+	source, target := kafkatest.Pair(t)
+	return newWorldOn(t, source, target, partitions)
+}
+
+func newWorldOn(t *testing.T, source, target starferry.Cluster, partitions int) *world {
+	w := &world{t: t, old: source, new: target, partitions: partitions, handled: map[string]int{}, on: map[starferry.ClusterName]int{}}
 	w.oldW, w.newW = kafkatest.Open(t, w.old), kafkatest.Open(t, w.new)
 	w.topic = kafkatest.Topic(t, w.old, partitions, nil)
 	kafkatest.MakeTopic(t, w.new, w.topic, partitions, nil)
