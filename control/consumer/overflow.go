@@ -76,7 +76,7 @@ func moving(o *control.Overflow, on starferry.ClusterName) *control.Overflow {
 func (s *session) owns(tp starferry.TopicPartition) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.parts[tp] != nil
+	return s.parts[tp] != nil || slices.Contains(s.begin, tp) // its beginning may be looked for still
 }
 
 // spilled reports whether a topic is the overflow.

@@ -84,16 +84,17 @@ func TestABacklogIsSpreadOverAllInstances(t *testing.T) {
 		defer mu.Unlock()
 		places[string(r.Value)] = fmt.Sprintf("%s@%d %d headers", r.TopicPartition(), r.Offset, len(r.Headers))
 	}
-	e.open("a", s.nats, short)
-	e.open("b", s.nats, short)
-	e.open("c", s.nats, short)
+	var moves sync.Once // the record is in hand until the owner has begun anew: it might handle all of it by itself
+	stepped := func(c *consumer.Config) { c.OnStep(func(string) { moves.Do(func() { close(first) }) }) }
+	e.open("a", s.nats, short, stepped)
+	e.open("b", s.nats, short, stepped)
+	e.open("c", s.nats, short, stepped)
 	s.hand.all(3, "read the overflow", func(l control.Lease) bool {
 		return len(l.Memberships) == 1 && slices.ContainsFunc(l.Memberships[0].Partitions, func(tp starferry.TopicPartition) bool { return tp.Topic == s.order.Topic })
 	})
 	s.order.Phase = control.OverflowMove
 	rev := s.wish()
 	s.hand.all(3, "know that it begins", func(l control.Lease) bool { return l.SettingsRevision >= rev })
-	close(first)
 	s.emptied()
 	e.produce(0, 5, e.old)
 	e.once(605)
