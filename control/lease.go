@@ -92,7 +92,10 @@ type PartitionState struct {
 
 // Outcome is what became of a decide order.
 type Outcome struct {
-	Revision uint64 `json:"revision"` // of the order
+	// Epoch and Revision are those of the order: revisions begin anew when their
+	// bucket does, and what was said of an earlier switch is not said of this one.
+	Epoch    starferry.Epoch `json:"epoch"`
+	Revision uint64          `json:"revision"`
 	// Result is "accepted", "refused" or "unknown".
 	Result string `json:"result"`
 	Detail string `json:"detail,omitempty"`

@@ -13,15 +13,16 @@ import (
 // decided by reading it.
 func (d *Driver) decide() {
 	l := d.lease(d.p.Actor)
-	if l != nil && l.Decided != nil && l.Decided.Revision >= d.firstRev && l.Decided.Result == control.Accepted {
+	said := d.outcome(l)
+	if said != nil && said.Result == control.Accepted {
 		d.announceMove()
 		return
 	}
 	word := "nothing yet"
 	if l == nil {
 		word = "nothing, and its lease is gone"
-	} else if l.Decided != nil && l.Decided.Revision >= d.firstRev {
-		word = l.Decided.Result + " " + l.Decided.Detail
+	} else if said != nil {
+		word = said.Result + " " + said.Detail
 	} else if d.now-d.phaseAt < retryEvery {
 		return // it is at work
 	}
@@ -40,6 +41,15 @@ func (d *Driver) decide() {
 		d.evict(nil, f)
 		d.again(someone(d.p.Actor.Instance, d.p.Active, "to decide on %s (it says %s)", d.p.Active, word))
 	}
+}
+
+// outcome is what an instance says of the order that stands; nil if it has not
+// answered that one.
+func (d *Driver) outcome(l *control.Lease) *control.Outcome {
+	if l == nil || l.Decided == nil || l.Decided.Epoch != d.p.Epoch || l.Decided.Revision < d.firstRev {
+		return nil
+	}
+	return l.Decided
 }
 
 // newGeneration reports whether some member is known to stand in a later

@@ -130,6 +130,10 @@ func command(t *testing.T, w *drill, f []string) {
 		w.refuse = true
 	case "mute":
 		w.mute = true
+	case "remember": // an earlier switch, decided when revisions were higher
+		for _, x := range w.insts {
+			x.outcome = &control.Outcome{Epoch: 0, Revision: 99, Result: control.Accepted}
+		}
 	case "missing":
 		w.missing = arg(1)
 	case "delay": // of the copy, ms

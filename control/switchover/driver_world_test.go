@@ -228,11 +228,11 @@ func (w *drill) orderTo(x *inst, p control.Placement) {
 	case p.Phase == control.Decide && a.Generation == w.sides[p.Active].gen && !w.refuse:
 		w.commit(p.Active, p.Cut, control.Mark{State: control.Moved, Epoch: p.Epoch, Cluster: p.Target})
 		if !w.mute {
-			x.outcome = &control.Outcome{Revision: w.rev, Result: control.Accepted}
+			x.outcome = &control.Outcome{Epoch: p.Epoch, Revision: w.rev, Result: control.Accepted}
 		}
 		w.read(x)
 	case p.Phase == control.Decide:
-		x.outcome = &control.Outcome{Revision: w.rev, Result: control.Refused, Detail: "ILLEGAL_GENERATION"}
+		x.outcome = &control.Outcome{Epoch: p.Epoch, Revision: w.rev, Result: control.Refused, Detail: "ILLEGAL_GENERATION"}
 		w.refuse = false
 	}
 }

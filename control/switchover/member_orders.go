@@ -196,7 +196,7 @@ func (m *Member) decide(p control.Placement) {
 	d := &m.decidedAt
 	if d.asked && d.epoch == p.Epoch && d.generation == p.Actor.Generation {
 		if m.outcome != nil && m.outcome.Revision != m.revision {
-			m.outcome = &control.Outcome{Revision: m.revision, Result: m.outcome.Result, Detail: m.outcome.Detail}
+			m.outcome = &control.Outcome{Epoch: p.Epoch, Revision: m.revision, Result: m.outcome.Result, Detail: m.outcome.Detail}
 			m.changed = true
 		}
 		return
@@ -205,8 +205,8 @@ func (m *Member) decide(p control.Placement) {
 		if why == "" {
 			why = "this instance is not drained"
 		}
-		if m.outcome == nil || m.outcome.Revision != m.revision {
-			m.outcome, m.changed = &control.Outcome{Revision: m.revision, Result: control.Refused, Detail: why}, true
+		if m.outcome == nil || m.outcome.Epoch != p.Epoch || m.outcome.Revision != m.revision {
+			m.outcome, m.changed = &control.Outcome{Epoch: p.Epoch, Revision: m.revision, Result: control.Refused, Detail: why}, true
 		}
 		*d = decideDone{epoch: p.Epoch, generation: p.Actor.Generation, asked: true}
 		return
@@ -244,7 +244,7 @@ func (m *Member) answered(e Answered) {
 	c := s.pending
 	m.changed = m.changed || e.Result != control.Accepted || c.Mark.State != control.Home
 	if c.Mark.State == control.Moved {
-		m.outcome = &control.Outcome{Revision: m.revision, Result: e.Result, Detail: e.Detail}
+		m.outcome = &control.Outcome{Epoch: c.Mark.Epoch, Revision: m.revision, Result: e.Result, Detail: e.Detail}
 	}
 	if e.Result == control.Unclear {
 		s.poison = true
@@ -298,7 +298,10 @@ func (m *Member) Lease() control.Lease {
 	l := control.Lease{
 		Version: control.ProtocolVersion, Group: m.cfg.Group, Instance: m.cfg.Instance, Boot: m.cfg.Boot,
 		Home: m.home, HomeEpoch: m.epoch, Epoch: max(m.epoch, m.placement.Epoch), Revision: m.revision,
-		Seeded: m.seeded.revision, Decided: m.outcome, Refusal: m.refusal,
+		Decided: m.outcome, Refusal: m.refusal,
+	}
+	if m.seeded.epoch == m.placement.Epoch {
+		l.Seeded = m.seeded.revision // what was said of an earlier switch is not said of this one
 	}
 	if l.Refusal == "" {
 		l.Refusal = m.note

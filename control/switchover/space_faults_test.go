@@ -167,8 +167,7 @@ func (b *branches) ofKV() {
 	st := w.sp.stores.vals[w.kv]
 	if kinds[emptied] && w.rest.NATS && st.P != nil {
 		b.add(fault, func(w *scene) {
-			st := w.sp.stores.copy(w.kv)
-			w.kv, w.lease = w.sp.stores.id(&store{Seq: st.Seq}), [maxPeers]uint32{}
+			w.kv, w.lease = w.sp.stores.id(&store{}), [maxPeers]uint32{} // numbers begin anew
 			w.leasesSeen()
 		}, "FAULT: KV is emptied")
 	}
