@@ -218,8 +218,7 @@ func (i ideal) Translate(ctx context.Context, _ starferry.LinkName, d starferry.
 	if d == starferry.Back {
 		to = i.w.oldW
 	}
-	ctx, cancel := context.WithTimeout(ctx, max(wait, time.Second))
-	defer cancel()
+	deadline := time.Now().Add(wait)
 	t := starferry.Translation{Cut: cut, Answers: map[starferry.TopicPartition]starferry.Answer{}}
 	for {
 		ends, err := to.Offsets(ctx, cut.Partitions(), wire.Latest)
@@ -233,7 +232,7 @@ func (i ideal) Translate(ctx context.Context, _ starferry.LinkName, d starferry.
 				t.Behind[tp] = int64(p.Next - ends[tp])
 			}
 		}
-		if len(t.Behind) == 0 || ctx.Err() != nil {
+		if len(t.Behind) == 0 || !time.Now().Before(deadline) {
 			return t, nil
 		}
 	}
