@@ -121,7 +121,7 @@ func (w *world) act(p *proc, e Effect) {
 	case StopSending:
 		p.sending = false
 		if p.flying == 0 {
-			w.step(p, Flushed{e.Epoch})
+			w.step(p, Flushed(e))
 		}
 	case Enter:
 		w.check(p.flying == 0 || e.Cluster == p.cluster, "%s leaves with records under way", p.boot)

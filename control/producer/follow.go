@@ -189,7 +189,7 @@ func (l *line) act(e handover.Effect) {
 	case handover.StopSending:
 		l.log.Info("holds", "epoch", e.Epoch)
 		l.hold(func() {
-			l.p.spawn(func() { l.post(func() { l.step(handover.Flushed{Epoch: e.Epoch}) }) })
+			l.p.spawn(func() { l.post(func() { l.step(handover.Flushed(e)) }) })
 		})
 	case handover.Enter:
 		l.enter(e.Cluster)

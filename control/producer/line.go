@@ -90,7 +90,6 @@ func (l *line) send(r Record, size int, done func(Result)) error {
 		if full && r.Key == nil && r.Partition == nil {
 			l.parts.move()
 			k = l.lanes[l.parts.sticky]
-			n = len(k.queue)
 		}
 		if n = len(k.queue); n == 0 || k.queue[n-1].sealed || len(k.queue[n-1].body)+size > l.p.cfg.BatchBytes {
 			k.queue = append(k.queue, newParcel(now))
