@@ -1,6 +1,9 @@
 package builtins_test
 
 import (
+	"context"
+	"fmt"
+	"slices"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -80,4 +83,37 @@ func TestAStoppedLinkComesBackAsItWas(t *testing.T) {
 	_, err = r.Run(t.Context(), p, nil, "r")
 	require.Error(t, err)
 	require.Equal(t, was.Settings, w.Links["l"].Settings)
+}
+
+// narrowing is a world whose links can lose single topics.
+type narrowing struct{ *memory.World }
+
+func (w narrowing) Narrow(_ context.Context, name starferry.LinkName, topics []starferry.Topic, _ ...string) error {
+	l := w.Links[name]
+	l.Topics = slices.DeleteFunc(slices.Clone(l.Topics), func(t starferry.Topic) bool { return slices.Contains(topics, t) })
+	w.Links[name] = l
+	return nil
+}
+
+// Whoever made a link takes back what it asked for, and the link only with the
+// last of them: a group that has moved since needs what it put there.
+func TestALinkEndsWithTheLastWhoAskedForIt(t *testing.T) {
+	w := memory.New()
+	ports := w.Ports()
+	ports.Copier = narrowing{w}
+	reg, err := builtins.Registry(ports)
+	require.NoError(t, err)
+	r := &scripting.Runner{Registry: reg, Journal: scripting.NewMemoryJournal(), Clock: w, By: "ann"}
+	for _, topic := range []string{"orders", "payments"} {
+		p, err := scripting.LoadExec(fmt.Sprintf(`replicate(["%s"], source = "old", target = "new")`, topic), reg)
+		require.NoError(t, err)
+		_, err = r.Run(t.Context(), p, nil, "run-"+topic)
+		require.NoError(t, err)
+	}
+	_, err = r.Rollback(t.Context(), "run-orders")
+	require.NoError(t, err)
+	require.Equal(t, []starferry.Topic{"payments"}, w.Links["old-new"].Topics)
+	_, err = r.Rollback(t.Context(), "run-payments")
+	require.NoError(t, err)
+	require.Empty(t, w.Links)
 }

@@ -225,10 +225,18 @@ func (r replicate) inverse(ctx context.Context, c scripting.Call) (*scripting.Un
 		return nil, err
 	}
 	if !exists {
-		return &scripting.Undo{Builtin: "stop_replication", Args: scripting.Args{"link": string(q.Link)},
+		// Others may put topics of theirs on it, and need it then.
+		args := scripting.Args{"link": string(q.Link), "unless_shared": true}
+		if len(q.Topics) > 0 {
+			args["topics"] = names(q.Topics)
+		}
+		if len(q.Settings.Match) > 0 {
+			args["match"] = texts(q.Settings.Match)
+		}
+		return &scripting.Undo{Builtin: "stop_replication", Args: args,
 			Text: fmt.Sprintf("stop link %s; its topics stay on %s", q.Link, q.Target)}, nil
 	}
-	args := scripting.Args{"link": string(q.Link)}
+	args := scripting.Args{"link": string(q.Link), "unless_shared": true}
 	if len(missing) > 0 {
 		args["topics"] = names(missing)
 	}

@@ -30,6 +30,7 @@ func stopReplicationEntry(p Ports, t typeSet) *scripting.Builtin {
 			{Name: "link", Type: t.link, Required: true, Doc: "the link", Complete: "links"},
 			{Name: "topics", Type: t.list, Doc: "only these; all if left out", Complete: "topics"},
 			{Name: "match", Type: patternType(), Doc: "only these patterns, and the topics they brought"},
+			{Name: "unless_shared", Type: t.yes, Default: false, Doc: "True: the link ends if nothing else is on it; what others have put there stays"},
 		},
 		Plan: s.plan, Run: s.run, Reconcile: s.reconcile, Inverse: s.inverse, Summary: s.summary,
 	}
@@ -58,7 +59,11 @@ func (s stopReplication) plan(ctx context.Context, c scripting.Call) (scripting.
 		return scripting.Prediction{}, err
 	}
 	result := map[string]any{"link": name, "stopped": alive, "note": ""}
-	if topics, patterns := topicsArg(c), c.Args.Strings("match"); len(topics)+len(patterns) > 0 {
+	whole, err := s.whole(ctx, c)
+	if err != nil {
+		return scripting.Prediction{}, err
+	}
+	if topics, patterns := topicsArg(c), c.Args.Strings("match"); len(topics)+len(patterns) > 0 && !whole {
 		if _, ok := s.p.Copier.(Narrower); !ok {
 			result["stopped"], result["note"] = false, staysWhole(name, things(topics, patterns))
 			return scripting.Prediction{Verdict: scripting.NoChange, Text: staysWhole(name, things(topics, patterns)), Result: result}, nil
@@ -71,6 +76,27 @@ func (s stopReplication) plan(ctx context.Context, c scripting.Call) (scripting.
 	return scripting.Prediction{Verdict: scripting.WillDo, Text: "stop link " + name, Result: result}, nil
 }
 
+// whole reports whether the link ends: nobody named a part of it, or that part is
+// all there is, and it was asked to go then.
+func (s stopReplication) whole(ctx context.Context, c scripting.Call) (bool, error) {
+	topics, patterns := topicsArg(c), c.Args.Strings("match")
+	if len(topics)+len(patterns) == 0 {
+		return true, nil
+	}
+	if !c.Args.Bool("unless_shared") {
+		return false, nil
+	}
+	info, alive, err := s.link(ctx, c)
+	if err != nil || !alive {
+		return !alive, err
+	}
+	if len(patterns) > 0 { // what they brought goes with them
+		return !slices.ContainsFunc(info.Settings.Match, func(p string) bool { return !slices.Contains(patterns, p) }), nil
+	}
+	return len(info.Settings.Match) == 0 &&
+		!slices.ContainsFunc(info.Topics, func(t starferry.Topic) bool { return !slices.Contains(topics, t) }), nil
+}
+
 // staysWhole says that topics stay on a link because it cannot be narrowed.
 func staysWhole(link string, what string) string {
 	return fmt.Sprintf("link %s existed before and goes on copying %s too; stop it as a whole when nothing needs it", link, what)
@@ -79,7 +105,11 @@ func staysWhole(link string, what string) string {
 func (s stopReplication) run(ctx context.Context, c scripting.Call) (any, error) {
 	name := starferry.LinkName(c.Args.Text("link"))
 	result := map[string]any{"link": name, "stopped": true, "note": ""}
-	if topics, patterns := topicsArg(c), c.Args.Strings("match"); len(topics)+len(patterns) > 0 {
+	whole, err := s.whole(ctx, c)
+	if err != nil {
+		return nil, err
+	}
+	if topics, patterns := topicsArg(c), c.Args.Strings("match"); !whole {
 		n, ok := s.p.Copier.(Narrower)
 		if !ok {
 			result["stopped"], result["note"] = false, staysWhole(string(name), things(topics, patterns))
@@ -88,6 +118,10 @@ func (s stopReplication) run(ctx context.Context, c scripting.Call) (any, error)
 		}
 		if err := n.Narrow(ctx, name, topics, patterns...); err != nil {
 			return nil, fmt.Errorf("take topics off link %s: %w", name, err)
+		}
+		if c.Args.Bool("unless_shared") {
+			result["stopped"], result["note"] = false, fmt.Sprintf("link %s goes on with what others have put on it", name)
+			c.Progress(result["note"].(string))
 		}
 		return result, nil
 	}
