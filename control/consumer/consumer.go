@@ -48,6 +48,7 @@ type Consumer struct {
 	limited  atomic.Bool // the limiter has a limit
 	settings atomic.Pointer[settings]
 	stopping atomic.Bool
+	pulse    pulse
 	deaf     atomic.Pointer[[]string] // records whose handlers do not stop
 
 	// Of the loop alone.
@@ -252,6 +253,7 @@ func (c *Consumer) loop() {
 		case <-commit.C:
 			c.progress()
 		case <-tick.C:
+			c.pulse.beat()
 			c.expire()
 			if c.started {
 				c.step(switchover.Tick{})

@@ -302,7 +302,8 @@ func (m *membership) beat() {
 }
 
 // alive returns true once a heartbeat sent within the last half session was
-// answered. After a freeze it asks the coordinator first.
+// answered. After a freeze it asks the coordinator first, however long the
+// session is: who says nothing for the time of a lease may be removed.
 func (m *membership) alive(ctx context.Context) bool {
 	now := time.Now()
 	if looked := m.lookedAt.Load(); looked != nil && steady(*looked, now) {
@@ -332,7 +333,8 @@ func steady(looked, now time.Time) bool {
 // awake is alive by the clock that never stands still.
 func (m *membership) awake(ctx context.Context) bool {
 	limit := int64(m.c.cfg.SessionTimeout / 2)
-	for sinceBoot()-m.good.Load() > limit {
+	since := m.c.pulse.awakeSince()
+	for good := m.good.Load(); good < since || sinceBoot()-good > limit; good = m.good.Load() {
 		m.mu.Lock()
 		beaten := m.beaten
 		m.mu.Unlock()

@@ -116,23 +116,24 @@ func (w *LeaseWriter) send(ctx context.Context, l control.Lease) error {
 	if _, err := w.s.live.open(ctx); err != nil {
 		return err
 	}
+	w.keep(ctx, l, data) // before the lease: who has seen that finds this
 	f, err := w.s.js.PublishAsync("$KV."+LiveBucket+"."+leaseKey(l.Group, l.Instance), data)
 	if err != nil {
 		return fmt.Errorf("renew lease of %s in %s: %w", l.Instance, l.Group, err)
 	}
 	w.under = append(w.under, f)
-	return w.keep(ctx, l, data)
+	return nil
 }
 
 // keep stores a lease as the last word. Nobody waits for that or is told of it:
 // the instances of a group would otherwise hear each other all the time, for the
-// one moment in which one of them dies.
-func (w *LeaseWriter) keep(ctx context.Context, l control.Lease, data []byte) error {
-	if _, err := w.s.last.open(ctx); err != nil {
-		return err
+// one moment in which one of them dies. The lease itself matters more.
+func (w *LeaseWriter) keep(ctx context.Context, l control.Lease, data []byte) {
+	_, err := w.s.last.open(ctx)
+	if err == nil {
+		err = w.s.nc.Publish("$KV."+LastBucket+"."+leaseKey(l.Group, l.Instance)+"."+EncodeKey(l.Boot), data)
 	}
-	if err := w.s.nc.Publish("$KV."+LastBucket+"."+leaseKey(l.Group, l.Instance)+"."+EncodeKey(l.Boot), data); err != nil {
-		return fmt.Errorf("keep last word of %s in %s: %w", l.Instance, l.Group, err)
+	if err != nil {
+		w.s.log.Debug("keep last word", "group", l.Group, "instance", l.Instance, "error", err)
 	}
-	return nil
 }

@@ -40,7 +40,7 @@ func Plants() []Plant {
 				New: "case kafka.UnknownMemberId, kafka.IllegalGeneration:\n\t\tm.good.Store(sent)\n\tcase kafka.FencedInstanceID:\n\t\tm.fenced(resp.ErrorCode) //nolint:errcheck // told below"}}},
 		{Name: "late-hand-out", Bug: "a record is handed out after a late wake-up without a look at the membership", Only: "freeze, then slow link",
 			Work: 40 * time.Millisecond, Signs: []string{"twice"},
-			edits: []plant.Edit{{Dir: library, Old: "for sinceBoot()-m.good.Load() > limit {", New: "for false && sinceBoot()-m.good.Load() > limit {"}}},
+			edits: []plant.Edit{{Dir: library, Old: "good < since || sinceBoot()-good > limit; good", New: "false && (good < since || sinceBoot()-good > limit); good"}}},
 		{Name: "early-translation", Bug: "the cut is translated before the copy has passed it", Only: "slow link", At: Translate,
 			Signs: []string{"twice", "lost", "out of order"},
 			edits: []plant.Edit{{Dir: "control/fleet",
