@@ -266,6 +266,7 @@ func (f *Fleet) acknowledged(ctx context.Context, g starferry.Group, rev uint64)
 	ctx, cancel := context.WithTimeout(ctx, ackLimit)
 	defer cancel()
 	var names, missing []string
+	var found []string // strangers, when they could last be read
 	var late []starferry.InstanceID
 	done := false // a change that comes in while the watch ends is of no interest
 	err := f.c.Store.WatchLeases(ctx, g, func(ls []control.Lease, err error) {
@@ -286,7 +287,12 @@ func (f *Fleet) acknowledged(ctx context.Context, g starferry.Group, rev uint64)
 		if len(missing) > 0 {
 			return
 		}
-		if missing = f.strangers(ctx, g, ls); len(missing) == 0 {
+		strangers := f.strangers(ctx, g, ls)
+		if ctx.Err() != nil && len(found) > 0 {
+			missing = found // what was seen last says more than a look that was broken off
+			return
+		}
+		if missing, found = strangers, strangers; len(missing) == 0 {
 			done = true
 			cancel()
 		}
