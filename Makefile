@@ -110,7 +110,7 @@ proof: kafka ## RECORDS records of all kinds made by Java are copied, read back 
 
 .PHONY: chaos-short
 chaos-short: chaos-build ## faults during switches and around the copy, and planted bugs that must be found; at most 6 minutes
-	bin/chaos -for 2m $(CHAOSFLAGS)
+	bin/chaos -for 90s $(CHAOSFLAGS)
 	bin/chaos switches -n 50
 	bin/chaos plants -plants late-hand-out,early-translation -for 90s
 	bin/chaos copy -variant quick -for 25s -trial 10s
