@@ -14,7 +14,7 @@ import (
 	"time"
 
 	"github.com/starferry/starferry/control/desired"
-	"github.com/starferry/starferry/control/switchover"
+	"github.com/starferry/starferry/control/fleet"
 	"github.com/starferry/starferry/internal/chaos/checker"
 	"github.com/starferry/starferry/internal/chaos/ground"
 )
@@ -99,16 +99,18 @@ func (s *SwitchesSummary) measure(ctx context.Context, w *World, c *crew) error 
 		return err
 	}
 	for _, e := range events {
-		var r switchover.Report
+		var r fleet.Story
 		if e.What != "switched" || json.Unmarshal(e.Data, &r) != nil || r.Attempts == 0 {
 			continue
 		}
 		s.Made++
 		s.Control = append(s.Control, r.ControlMS)
 		worst := 0.0
-		for _, ms := range r.Pauses {
-			s.Lanes = append(s.Lanes, ms)
-			worst = max(worst, ms)
+		for _, p := range r.Places() {
+			if p.PauseMS != nil {
+				s.Lanes = append(s.Lanes, *p.PauseMS)
+				worst = max(worst, *p.PauseMS)
+			}
 		}
 		s.Pauses = append(s.Pauses, worst)
 	}
