@@ -15,19 +15,6 @@ import (
 	"github.com/starferry/starferry/control/fleet"
 )
 
-// stuck holds the handler of one record of partition 0 back until it is
-// released, so that a backlog grows behind it.
-func (w *world) stuck(value string) (release func()) {
-	held := make(chan struct{})
-	w.hold = func(v string) <-chan struct{} {
-		if v == value {
-			return held
-		}
-		return nil
-	}
-	return func() { close(held) }
-}
-
 func (w *world) hotOrder() fleet.RedistributeOrder {
 	return fleet.RedistributeOrder{Group: w.group, Partition: w.tp(0), By: "ops", Why: "INC-1", Token: "tok-1"}
 }
@@ -63,7 +50,7 @@ func (w *world) begun(n int) {
 
 func TestABacklogIsRedistributedAndTheOverflowDeleted(t *testing.T) {
 	w := newWorld(t, 2)
-	release := w.stuck("0/1")
+	release := w.holdAt("0/1")
 	w.instance("a")
 	w.instance("b")
 	require.Eventually(t, func() bool { // or one that comes later waits for the record that is held
@@ -113,7 +100,7 @@ func TestABacklogIsRedistributedAndTheOverflowDeleted(t *testing.T) {
 
 func TestASecondRedistributionAndASwitchWaitForTheFirst(t *testing.T) {
 	w := newWorld(t, 2)
-	release := w.stuck("0/1")
+	release := w.holdAt("0/1")
 	w.instance("a")
 	w.begun(2)
 	for range 20 {
@@ -169,7 +156,7 @@ func TestRedistributeRefusesInWords(t *testing.T) {
 
 func TestARedistributionIsStopped(t *testing.T) {
 	w := newWorld(t, 1)
-	release := w.stuck("0/1")
+	release := w.holdAt("0/1")
 	w.instance("a")
 	w.begun(1)
 	for range 50 {

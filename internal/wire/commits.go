@@ -140,22 +140,25 @@ func (c *Cluster) Commit(ctx context.Context, com Commit) error {
 
 // committed checks that every partition was taken.
 func committed(resp *kmsg.OffsetCommitResponse, tps []starferry.TopicPartition) error {
-	missing := map[starferry.TopicPartition]bool{}
-	for _, tp := range tps {
-		missing[tp] = true
-	}
-	var failed []*PartitionError
+	codes := map[starferry.TopicPartition]int16{}
 	for _, t := range resp.Topics {
 		for _, p := range t.Partitions {
-			tp := starferry.TopicPartition{Topic: starferry.Topic(t.Topic), Partition: starferry.Partition(p.Partition)}
-			delete(missing, tp)
-			if p.ErrorCode != 0 {
-				failed = append(failed, &PartitionError{tp, Code(p.ErrorCode)})
-			}
+			codes[starferry.TopicPartition{Topic: starferry.Topic(t.Topic), Partition: starferry.Partition(p.Partition)}] = p.ErrorCode
 		}
 	}
-	for tp := range missing {
-		failed = append(failed, &PartitionError{tp, fmt.Errorf("%w: the answer leaves the partition out", ErrNoAnswer)})
+	return allTaken(tps, codes)
+}
+
+// allTaken judges an answer by its error codes: one for each partition asked, 0
+// if it was taken.
+func allTaken(tps []starferry.TopicPartition, codes map[starferry.TopicPartition]int16) error {
+	var failed []*PartitionError
+	for _, tp := range tps {
+		if code, answered := codes[tp]; !answered {
+			failed = append(failed, &PartitionError{tp, fmt.Errorf("%w: the answer leaves the partition out", ErrNoAnswer)})
+		} else if err := Code(code); err != nil {
+			failed = append(failed, &PartitionError{tp, err})
+		}
 	}
 	return joinPartitions(failed, len(tps))
 }

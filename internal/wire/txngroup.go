@@ -55,24 +55,13 @@ func (c *Cluster) TxnCommit(ctx context.Context, txid string, p Producer, com Co
 	if err != nil {
 		return fmt.Errorf("commit group %s in transaction %s: %w", com.Group, txid, err)
 	}
-	missing := map[starferry.TopicPartition]bool{}
-	for _, tp := range tps {
-		missing[tp] = true
-	}
-	var failed []*PartitionError
+	codes := map[starferry.TopicPartition]int16{}
 	for _, t := range r.(*kmsg.TxnOffsetCommitResponse).Topics {
 		for _, rp := range t.Partitions {
-			tp := starferry.TopicPartition{Topic: starferry.Topic(t.Topic), Partition: starferry.Partition(rp.Partition)}
-			delete(missing, tp)
-			if err := Code(rp.ErrorCode); err != nil {
-				failed = append(failed, &PartitionError{tp, err})
-			}
+			codes[starferry.TopicPartition{Topic: starferry.Topic(t.Topic), Partition: starferry.Partition(rp.Partition)}] = rp.ErrorCode
 		}
 	}
-	for tp := range missing {
-		failed = append(failed, &PartitionError{tp, fmt.Errorf("%w: the answer leaves the partition out", ErrNoAnswer)})
-	}
-	if err := joinPartitions(failed, len(tps)); err != nil {
+	if err := allTaken(tps, codes); err != nil {
 		return fmt.Errorf("commit group %s in transaction %s on cluster %q as member %q in generation %d: %w", com.Group, txid, c.conf.Name, com.Member, com.Generation, err)
 	}
 	return nil
