@@ -42,14 +42,16 @@ type RedistributeReport struct {
 	Partition starferry.TopicPartition `json:"partition"`
 	First     starferry.Offset         `json:"first"` // the offsets [First, Next)
 	Next      starferry.Offset         `json:"next"`
-	Revision  uint64                   `json:"revision"`
-	Instances []string                 `json:"instances"`
+	// Stopped: not all of that was moved; the rest stayed where it was.
+	Stopped   bool     `json:"stopped"`
+	Revision  uint64   `json:"revision"`
+	Instances []string `json:"instances"`
 }
 
 func redistributeEntry(p Ports, t typeSet) *scripting.Builtin {
 	r := redistribute{p}
 	return &scripting.Builtin{
-		Name: "redistribute", Class: scripting.Effect, Rev: 1, Returns: "struct(group, partition, first, next, revision, instances)",
+		Name: "redistribute", Class: scripting.Effect, Rev: 1, Returns: "struct(group, partition, first, next, stopped, revision, instances)",
 		Doc:     "Spreads a hot partition's backlog over the instances of its group, through a topic of the group's own, and waits until it is handled. It goes on if whoever asked ends; asked again, it is waited for.",
 		Example: `redistribute("billing", partition = "orders/7", order = "key", reason = "INC-4411")`,
 		Params: []scripting.Param{
@@ -90,7 +92,7 @@ func (r redistribute) plan(ctx context.Context, c scripting.Call) (scripting.Pre
 		return scripting.Prediction{}, err
 	}
 	if q.Stop {
-		result := unknownFields("first", "next", "revision", "instances")
+		result := unknownFields("first", "next", "stopped", "revision", "instances")
 		result["group"], result["partition"] = q.Group, q.Partition.String()
 		return scripting.Prediction{Verdict: scripting.WillDo, Result: result, Text: fmt.Sprintf("group %s: no more of %s is moved; what is moved is handled", q.Group, q.Partition)}, nil
 	}
@@ -103,7 +105,7 @@ func (r redistribute) plan(ctx context.Context, c scripting.Call) (scripting.Pre
 		return scripting.Prediction{}, fmt.Errorf("measure group %s on %s: %w", q.Group, home.Cluster, err)
 	}
 	n, known := lag.Records[q.Partition]
-	result := unknownFields("first", "next", "revision", "instances")
+	result := unknownFields("first", "next", "stopped", "revision", "instances")
 	result["group"], result["partition"] = q.Group, q.Partition.String()
 	switch {
 	case !known:
@@ -154,6 +156,9 @@ func redistributed(result json.RawMessage) string {
 	var r RedistributeReport
 	if json.Unmarshal(result, &r) != nil {
 		return ""
+	}
+	if r.Stopped {
+		return fmt.Sprintf("stopped: what was moved of %s is handled, the rest stayed in the partition", r.Partition)
 	}
 	if r.Next <= r.First {
 		return fmt.Sprintf("%s has no backlog", r.Partition)

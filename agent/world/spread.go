@@ -26,5 +26,5 @@ func (h *Hand) Redistributed(ctx context.Context, g starferry.Group, token strin
 }
 
 func spreadReport(r fleet.Redistributed) builtins.RedistributeReport {
-	return builtins.RedistributeReport{Group: r.Group, Partition: r.Partition, First: r.Range.From, Next: r.Range.To, Revision: r.Revision, Instances: r.Instances}
+	return builtins.RedistributeReport{Group: r.Group, Partition: r.Partition, First: r.Range.From, Next: r.Range.To, Stopped: r.Stopped, Revision: r.Revision, Instances: r.Instances}
 }

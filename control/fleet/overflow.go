@@ -38,9 +38,11 @@ type Redistributed struct {
 	Group     starferry.Group          `json:"group"`
 	Partition starferry.TopicPartition `json:"partition"`
 	// Range is the backlog that was spread; empty if there was none.
-	Range     starferry.Range `json:"range"`
-	Instances []string        `json:"instances"` // that were told
-	Revision  uint64          `json:"revision"`  // of the settings
+	Range starferry.Range `json:"range"`
+	// Stopped: not all of Range was moved; the rest stayed where it was.
+	Stopped   bool     `json:"stopped,omitempty"`
+	Instances []string `json:"instances"` // that were told
+	Revision  uint64   `json:"revision"`  // of the settings
 }
 
 // The audit trail's words.
@@ -151,8 +153,7 @@ func (f *Fleet) describeOverflow(ctx context.Context, g starferry.Group, is *con
 	return text
 }
 
-// noOverflow refuses what cannot be done while a backlog is in the overflow: it
-// has no place on another cluster.
+// noOverflow refuses what cannot be done while a backlog is in the overflow.
 func (f *Fleet) noOverflow(ctx context.Context, g starferry.Group) error {
 	v, _, err := f.Settings(ctx, g)
 	if err != nil || v.Overflow == nil {
@@ -169,12 +170,9 @@ func (f *Fleet) noOverflow(ctx context.Context, g starferry.Group) error {
 // beginOverflow makes the topic and has all instances prepare; nil if there is
 // no backlog.
 func (f *Fleet) beginOverflow(ctx context.Context, o RedistributeOrder) (*control.Overflow, error) {
-	h, err := f.Home(ctx, o.Group)
+	h, err := f.steady(ctx, o.Group, o.Progress)
 	if err != nil {
 		return nil, err
-	}
-	if h.Phase != control.Steady {
-		return nil, fmt.Errorf("a switch is open (%s, epoch %d) and positions belong to it; wait until it has ended", h.Phase, h.Epoch)
 	}
 	readers, err := f.readers(ctx, o)
 	if err != nil {
@@ -352,15 +350,20 @@ func (f *Fleet) followOverflow(ctx context.Context, o RedistributeOrder, is cont
 	}
 	for {
 		if is.Phase == control.OverflowMove {
-			if err := f.handledOverflow(ctx, o, &is); err != nil {
+			if err := f.handledOverflow(ctx, o, &is); errors.Is(err, errEnded) {
+				return f.endedOverflow(ctx, o.Group, &is)
+			} else if err != nil {
 				return r, fmt.Errorf("%w; it goes on without anybody waiting: ask again to wait for it and to have the overflow topic deleted", err)
 			}
 		}
+		r.Stopped = is.Until == 0
 		empty, err := f.leaveOverflow(ctx, o, &is, &r)
-		if err != nil {
+		switch {
+		case errors.Is(err, errEnded):
+			return f.endedOverflow(ctx, o.Group, &is)
+		case err != nil:
 			return r, fmt.Errorf("all of it is handled, but the overflow topic %s stays: %w; ask again to have it deleted", is.Topic, err)
-		}
-		if empty {
+		case empty:
 			return f.endOverflow(ctx, w, o, &is, r)
 		}
 	}
@@ -394,7 +397,7 @@ func (f *Fleet) turnOverflow(ctx context.Context, o RedistributeOrder, is *contr
 		return true
 	})
 	if gone {
-		return Receipt{}, errors.New("somebody else has ended it meanwhile")
+		return Receipt{}, errEnded
 	}
 	is.Phase = to
 	return r, err
@@ -450,9 +453,15 @@ func (f *Fleet) handledOverflow(ctx context.Context, o RedistributeOrder, is *co
 	said := ""
 	for {
 		rctx, cancel := context.WithTimeout(ctx, readTimeout)
-		st, err := f.overflowLeft(rctx, o.Group, is)
+		var st overflowState
+		err := f.refreshOverflow(rctx, o.Group, is)
+		if err == nil {
+			st, err = f.overflowLeft(rctx, o.Group, is)
+		}
 		cancel()
 		switch {
+		case errors.Is(err, errEnded):
+			return err
 		case err == nil && st == overflowState{}:
 			return nil
 		case err != nil:
@@ -467,6 +476,15 @@ func (f *Fleet) handledOverflow(ctx context.Context, o RedistributeOrder, is *co
 		case <-t.C:
 		}
 	}
+}
+
+// endedOverflow is the outcome of a redistribution that somebody else has ended.
+func (f *Fleet) endedOverflow(ctx context.Context, g starferry.Group, is *control.Overflow) (Redistributed, error) {
+	r, done, err := f.Redistributed(ctx, g, is.Token)
+	if err == nil && !done {
+		err = fmt.Errorf("%w, and its outcome is not in the audit trail", errEnded)
+	}
+	return r, err
 }
 
 // leaveOverflow has the instances leave the topic, and looks whether it is empty

@@ -98,7 +98,7 @@ func TestABacklogIsRedistributedAndTheOverflowDeleted(t *testing.T) {
 	require.Equal(t, []string{"redistribute", "redistribute moves", "redistribute ends", "redistributed"}, told)
 }
 
-func TestASecondRedistributionAndASwitchWaitForTheFirst(t *testing.T) {
+func TestASecondRedistributionWaitsForTheFirst(t *testing.T) {
 	w := newWorld(t, 2)
 	release := w.holdAt("0/1")
 	w.instance("a")
@@ -116,16 +116,12 @@ func TestASecondRedistributionAndASwitchWaitForTheFirst(t *testing.T) {
 	other.Partition, other.Token = w.tp(1), "tok-2"
 	_, err := w.fleet.Redistribute(t.Context(), other)
 	require.ErrorContains(t, err, "a group has one at a time")
-	_, err = w.fleet.Switch(t.Context(), fleet.SwitchOrder{Group: w.group, Source: w.old.Name, Target: w.new.Name, Link: "l"})
-	require.ErrorContains(t, err, "is being redistributed")
 
 	release()
 	_, err = w.fleet.Redistribute(t.Context(), w.hotOrder()) // another finishes it
 	require.NoError(t, err)
 	_, twice := w.settled()
 	require.Zero(t, twice)
-	_, err = w.fleet.Switch(t.Context(), fleet.SwitchOrder{Group: w.group, Source: w.old.Name, Target: w.new.Name, Link: "l"})
-	require.NoError(t, err)
 }
 
 func TestRedistributeRefusesInWords(t *testing.T) {

@@ -60,20 +60,13 @@ func (f *Fleet) Switch(ctx context.Context, o SwitchOrder) (switchover.Report, e
 	if err != nil {
 		return switchover.Report{}, fmt.Errorf("switch %s: %w", o.Group, err)
 	}
-	if err := f.noOverflow(ctx, o.Group); err != nil {
-		return switchover.Report{}, fmt.Errorf("switch %s: %w", o.Group, err)
-	}
-	refence, err := f.unfence(ctx, s.o)
-	if err != nil {
-		return switchover.Report{}, fmt.Errorf("switch %s: %w", o.Group, err)
-	}
 	event := desired.Event{Group: o.Group, Who: o.By, Why: o.Why, Token: s.o.Token, When: f.c.Now().UnixMilli()}
 	event.What, event.Detail = "switch", fmt.Sprintf("from %s to %s over link %s", o.Source, o.Target, o.Link)
 	event.Data, _ = json.Marshal(ordered{o.Source, o.Target}) // plain data: it cannot fail
 	if err := f.c.Store.Audit(ctx, event); err != nil {
 		return switchover.Report{}, fmt.Errorf("switch %s: %w", o.Group, err)
 	}
-	report, err := s.loop(ctx)
+	report, refence, err := f.carryOut(ctx, s)
 	event.When = f.c.Now().UnixMilli()
 	var failure switchover.Failure
 	if errors.As(err, &failure) {
@@ -100,6 +93,20 @@ func (f *Fleet) Switch(ctx context.Context, o SwitchOrder) (switchover.Report, e
 		f.log.Warn("the outcome of a switch is not in the audit trail", "group", o.Group, "outcome", event.What, "error", aerr)
 	}
 	return report, err
+}
+
+// carryOut makes the switch, once nothing is in an overflow and the target is
+// free. refence puts a fence back that was lifted for it.
+func (f *Fleet) carryOut(ctx context.Context, s *run) (_ switchover.Report, refence func(context.Context), err error) {
+	refence = func(context.Context) {}
+	if err := f.afterOverflow(ctx, s); err != nil {
+		return switchover.Report{}, refence, err
+	}
+	if refence, err = f.unfence(ctx, s.o); err != nil {
+		return switchover.Report{}, func(context.Context) {}, fmt.Errorf("switch %s: %w", s.o.Group, err)
+	}
+	report, err := s.loop(ctx)
+	return report, refence, err
 }
 
 // ordered is what the audit entry of an order keeps for programs.
@@ -187,12 +194,20 @@ func (f *Fleet) newRun(ctx context.Context, o SwitchOrder) (*run, error) {
 		return nil, fmt.Errorf("link %q leads from %s to %s, not between %s and %s; name the link that copies the group's topics", o.Link, from, to, o.Source, o.Target)
 	}
 	o.Token = token(o.Token)
-	return &run{f: f, o: o, dir: dir, answers: make(chan switchover.Answers, 4), d: switchover.NewDriver(switchover.Request{
-		Group: o.Group, Source: o.Source, Target: o.Target, Link: o.Link, Direction: dir,
+	s := &run{f: f, o: o, dir: dir, answers: make(chan switchover.Answers, 4)}
+	s.d = s.driver()
+	return s, nil
+}
+
+// driver is one that has heard nothing yet.
+func (s *run) driver() *switchover.Driver {
+	o := s.o
+	return switchover.NewDriver(switchover.Request{
+		Group: o.Group, Source: o.Source, Target: o.Target, Link: o.Link, Direction: s.dir,
 		Within: o.Within.Milliseconds(), DrainDeadline: o.DrainDeadline.Milliseconds(), Patience: o.Patience.Milliseconds(),
 		Standby: o.Standby.Milliseconds(), MaxLag: o.MaxLag, Verify: o.Verify.Milliseconds(),
 		OnStraggler: o.OnStraggler, EvictAfter: o.EvictAfter.Milliseconds(), By: o.By, Why: o.Why, Token: o.Token,
-	})}, nil
+	})
 }
 
 // loop is the driver's eyes and hands until its last order.
