@@ -52,7 +52,7 @@ func everything[T any](ctx context.Context, s *Store, b *bucket, filter string, 
 			return nil, fmt.Errorf("%w; the key was not written by starferry", err)
 		}
 		var v T
-		if err := decode(b.cfg.Bucket+" "+key, e.value, &v); err != nil {
+		if err := decode(b.cfg.Bucket, key, e.value, &v); err != nil {
 			bad[starferry.Group(name)] = err
 			continue
 		}

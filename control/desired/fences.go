@@ -46,7 +46,7 @@ func (s *Store) AllFences(ctx context.Context) ([]control.Fences, error) {
 	var bad []string
 	for key, e := range all {
 		var v control.Fences
-		if err := decode(DesiredBucket+" "+key, e.value, &v); err != nil {
+		if err := decode(DesiredBucket, key, e.value, &v); err != nil {
 			bad = append(bad, err.Error())
 			continue
 		}

@@ -106,7 +106,7 @@ func (s *Store) get(ctx context.Context, g starferry.Group, token string, into a
 			return err
 		}
 		rev = e.Revision()
-		return decode(DesiredBucket+" "+key, e.Value(), into)
+		return decode(DesiredBucket, key, e.Value(), into)
 	})
 	if errors.Is(err, jetstream.ErrKeyNotFound) {
 		return 0, ErrNotFound
@@ -148,7 +148,8 @@ func lostRace(err error) bool {
 }
 
 // decode reads a stored value and refuses what this program does not understand.
-func decode(what string, data []byte, into any) error {
+func decode(bucket, key string, data []byte, into any) error {
+	what := bucket + " " + key
 	var head struct {
 		Version int `json:"v"`
 	}
@@ -161,6 +162,9 @@ func decode(what string, data []byte, into any) error {
 		return fmt.Errorf("%s is of protocol version %d and this program knows up to %d; upgrade it", what, head.Version, control.ProtocolVersion)
 	}
 	if err := json.Unmarshal(data, into); err != nil {
+		return fmt.Errorf("%s: %w; delete the key or restore it", what, err)
+	}
+	if err := fit(key, into); err != nil {
 		return fmt.Errorf("%s: %w; delete the key or restore it", what, err)
 	}
 	return nil

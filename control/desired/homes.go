@@ -28,7 +28,7 @@ func (s *Store) Homes(ctx context.Context) (control.Homes, uint64, error) {
 			return err
 		}
 		rev = e.Revision()
-		return decode(DesiredBucket+" "+homesKey, e.Value(), &h)
+		return decode(DesiredBucket, homesKey, e.Value(), &h)
 	})
 	if err != nil {
 		return control.Homes{}, rev, fmt.Errorf("read homes: %w", err)

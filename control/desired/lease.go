@@ -73,7 +73,7 @@ func decodeLeases(known remembered[control.Lease], all map[string]entry) ([]cont
 	var errs []error
 	leases := make([]control.Lease, 0, len(all))
 	read := func(key string, raw []byte) (l control.Lease, err error) {
-		err = decode(LiveBucket+" "+key, raw, &l)
+		err = decode(LiveBucket, key, raw, &l)
 		return l, err
 	}
 	for _, r := range known.read(all, read) {

@@ -63,7 +63,7 @@ func (p *Producing) Placement(ctx context.Context, t starferry.Topic) (v control
 			return err
 		}
 		rev = e.Revision()
-		return decode(ProducersBucket+" "+key, e.Value(), &v)
+		return decode(ProducersBucket, key, e.Value(), &v)
 	})
 	if errors.Is(err, jetstream.ErrKeyNotFound) {
 		return v, 0, ErrNotFound
@@ -118,7 +118,7 @@ func (p *Producing) Watch(ctx context.Context, t starferry.Topic, f func(*contro
 			return
 		}
 		v := new(control.TopicPlacement)
-		if err := decode(ProducersBucket+" "+key, e.value, v); err != nil {
+		if err := decode(ProducersBucket, key, e.value, v); err != nil {
 			f(nil, e.revision, err)
 			return
 		}
@@ -178,7 +178,7 @@ func decodeProducers(all map[string]entry) ([]control.ProducerLease, error) {
 	out := make([]control.ProducerLease, 0, len(all))
 	for key, e := range all {
 		var l control.ProducerLease
-		if err := decode(ProducingBucket+" "+key, e.value, &l); err != nil {
+		if err := decode(ProducingBucket, key, e.value, &l); err != nil {
 			errs = append(errs, err)
 			continue
 		}

@@ -55,7 +55,11 @@ func (w *town) stop() {
 }
 
 func (w *town) placed(phase control.Phase, expect uint64) uint64 {
-	rev, err := w.s.PutPlacement(w.t.Context(), control.Placement{Group: "pay.v2", Phase: phase, Active: "old"}, expect)
+	p := control.Placement{Group: "pay.v2", Phase: phase, Active: "old"}
+	if p.Open() {
+		p.Target = "new"
+	}
+	rev, err := w.s.PutPlacement(w.t.Context(), p, expect)
 	require.NoError(w.t, err)
 	return rev
 }

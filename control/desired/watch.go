@@ -41,7 +41,7 @@ func decodeUpdate(g starferry.Group, all map[string]entry) Update {
 	if e, ok := all[groupKey(g, placementToken)]; ok {
 		u.PlacementRevision = e.revision
 		p := new(control.Placement)
-		if err := decode(DesiredBucket+" "+groupKey(g, placementToken), e.value, p); err != nil {
+		if err := decode(DesiredBucket, groupKey(g, placementToken), e.value, p); err != nil {
 			u.Err = err
 		} else {
 			u.Placement = p
@@ -50,7 +50,7 @@ func decodeUpdate(g starferry.Group, all map[string]entry) Update {
 	if e, ok := all[groupKey(g, settingsToken)]; ok {
 		u.SettingsRevision = e.revision
 		v := new(control.Settings)
-		if err := decode(DesiredBucket+" "+groupKey(g, settingsToken), e.value, v); err != nil {
+		if err := decode(DesiredBucket, groupKey(g, settingsToken), e.value, v); err != nil {
 			u.Err = err
 		} else {
 			u.Settings = v

@@ -31,7 +31,7 @@ func (s *Store) LastWords(ctx context.Context, g starferry.Group) ([]control.Lea
 	var words []control.Lease
 	for key, e := range all {
 		var l control.Lease
-		if err := decode(LastBucket+" "+key, e.value, &l); err != nil {
+		if err := decode(LastBucket, key, e.value, &l); err != nil {
 			s.log.Debug("read last word", "key", key, "error", err)
 			continue
 		}
