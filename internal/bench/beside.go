@@ -15,15 +15,21 @@ import (
 const (
 	// bulk is the link whose throughput is measured; the group's topic has its own.
 	bulk = starferry.LinkName("bulk")
-	// besideEvery is the time between two switches, somewhat less than in the demo.
-	besideEvery = 2 * time.Second
+	// besideInstances and besidePartitions are the group of `starferry demo`,
+	// besideEvery about the time that it stays after each move.
+	besideInstances  = 3
+	besidePartitions = 12
+	besideEvery      = 2 * time.Second
+	// besideLoads is how many times the usual load is copied: enough for a dozen
+	// switches.
+	besideLoads = 8
 )
 
 // beside measures whether a copy keeps its throughput while a live group on the
-// same clusters is switched to and fro, once a second. One shard carries both
-// links. The same copy is measured with nothing beside it before and after, with
-// a group that stays where it is, and with one that is switched: what the group
-// and its records cost the two brokers is in both of the latter.
+// same clusters is switched to and fro, as in the demo. One shard carries both
+// links. The group stands still for besideEvery and is switched in the next, all
+// during one long copy, so that what the brokers do by themselves (and what the
+// group and its records cost them) falls on both kinds of spells alike.
 //
 // The group is checked as in the part switch: a run that lost a record, handled
 // one twice or out of order tells nothing.
@@ -33,38 +39,38 @@ func beside(b *bench, ctx context.Context, dir string) (_ Values, err error) {
 		return nil, err
 	}
 	load := b.Load
-	load.Codec, load.Records = batch.None, b.sized(load.Records, 100_000)
-	warm := load
-	warm.Topic, warm.Records = "warm", min(warmRecords, load.Records)
-	// Nothing flows beside the copy at first.
-	r, err := b.openFleetRun(ctx, dir, p, plan{name: "beside", instances: switchInstances, partitions: switchPartitions})
+	load.Topic, load.Codec, load.Records = "bulk", batch.None, b.sized(besideLoads*load.Records, 2_000_000)
+	if err := load.Fill(ctx, p.source.cluster); err != nil {
+		return nil, err
+	}
+	r, err := b.openFleetRun(ctx, dir, p, plan{name: "beside", instances: besideInstances, partitions: besidePartitions, rate: switchRate})
 	if err != nil {
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, r.Close()) }()
-	c := &companion{fleetRun: r, group: "switched-beside", s: &switching{}, out: Values{}}
-	if _, err := c.copy(ctx, warm, "warm"); err != nil {
+	c := &companion{fleetRun: r, group: "switched-beside", from: estate.Old, to: estate.New, load: load}
+	if err := c.start(ctx, c.group, c.from, true); err != nil {
 		return nil, err
 	}
-	alone, err := c.copy(ctx, load, "alone-before")
-	if err != nil {
+	// The first switch joins, all others find the standby.
+	if err := c.turn(ctx); err != nil {
 		return nil, err
 	}
-	still, with, err := c.besideGroup(ctx, load)
+	out := Values{}
+	if err = c.copy(ctx); err == nil {
+		err = c.account(ctx, &c.s, out)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("%w; the shard said:\n%s", err, r.shard.Tail())
 	}
-	after, err := c.copy(ctx, load, "alone-after")
-	if err != nil {
-		return nil, err
+	if len(c.s.pauses) == 0 {
+		return nil, fmt.Errorf("measure a copy beside switches: %d records were copied before one switch was made; take more with -records", load.Records)
 	}
-	rps := (alone.PerSecond() + after.PerSecond()) / 2
 	return Values{
-		"copy_rps_alone":                  rps,
-		"copy_rps_with_group":             still.PerSecond(),
-		"copy_rps_with_switch":            with.PerSecond(),
-		"copy_rps_with_switch_ratio":      with.PerSecond() / still.PerSecond(),
-		"switches_beside_copy":            float64(c.s.switches),
+		"copy_rps_with_group":             c.still.perSecond(),
+		"copy_rps_with_switch":            c.switched.perSecond(),
+		"copy_rps_with_switch_ratio":      c.switched.perSecond() / c.still.perSecond(),
+		"switches_beside_copy":            float64(len(c.s.pauses)),
 		"switch_pause_beside_copy_p50_ms": percentile(c.s.pauses, 50),
 	}, nil
 }
@@ -72,79 +78,92 @@ func beside(b *bench, ctx context.Context, dir string) (_ Values, err error) {
 // companion is a group beside the copy that is measured.
 type companion struct {
 	*fleetRun
-	group starferry.Group
-	s     *switching
-	out   Values
+	group           starferry.Group
+	from, to        starferry.ClusterName
+	load            Load
+	s               switching
+	still, switched spell
 }
 
-// copy fills a topic, copies it and measures that.
-func (c *companion) copy(ctx context.Context, l Load, topic starferry.Topic) (Copy, error) {
-	l.Topic = topic
-	if err := l.Fill(ctx, c.pair.source.cluster); err != nil {
-		return Copy{}, err
-	}
-	got, err := measureCopy(ctx, c.pair.target, l, c.shard, func(ctx context.Context) error {
-		_, err := c.ports.Copier.Replicate(ctx, builtins.ReplicateRequest{Link: bulk, Source: estate.Old, Target: estate.New,
-			Topics: []starferry.Topic{topic}, Token: string(topic)})
+// spell is what was copied in spells of one kind.
+type spell struct {
+	records int64
+	took    time.Duration
+}
+
+func (s spell) perSecond() float64 { return float64(s.records) / s.took.Seconds() }
+
+// copy copies the load, and lets spells of both kinds take turns until it is
+// copied. A spell in which the copy ended is not counted.
+func (c *companion) copy(ctx context.Context) error {
+	if _, err := c.ports.Copier.Replicate(ctx, builtins.ReplicateRequest{Link: bulk, Source: estate.Old, Target: estate.New,
+		Topics: []starferry.Topic{c.load.Topic}, Token: "bulk"}); err != nil {
 		return err
-	})
-	if err == nil {
-		c.b.say("%s: %.0f records/s", topic, got.PerSecond())
 	}
-	return got, err
-}
-
-// besideGroup copies beside a group that lives, first in peace and then while it
-// is switched, and ends the group.
-func (c *companion) besideGroup(ctx context.Context, load Load) (still, with Copy, err error) {
-	if _, err := c.flow.Stop(); err != nil {
-		return still, with, err
+	if err := c.sleep(ctx, 2*besideEvery); err != nil { // it gathers speed
+		return err
 	}
-	if c.flow, err = newFlow(ctx, c.pair.source.cluster, c.topic, c.partitions, switchRate); err != nil {
-		return still, with, err
-	}
-	if err := c.start(ctx, c.group, estate.Old, true); err != nil {
-		return still, with, err
-	}
-	if err := c.settle(ctx, estate.Old); err != nil {
-		return still, with, err
-	}
-	if still, err = c.copy(ctx, load, "beside-group"); err != nil {
-		return still, with, err
-	}
-	stop, done := make(chan struct{}), make(chan error, 1)
-	go func() { done <- c.toAndFro(ctx, stop) }()
-	with, err = c.copy(ctx, load, "beside-switch")
-	close(stop)
-	if err = errors.Join(err, <-done); err == nil {
-		err = c.account(ctx, c.s, c.out)
-	}
-	return still, with, errors.Join(err, c.fleetRun.group.Close())
-}
-
-// toAndFro switches the group until it is told to stop. The first switch, to
-// where the group has never been, is no different from the others here.
-func (c *companion) toAndFro(ctx context.Context, stop <-chan struct{}) error {
-	from, to := starferry.ClusterName(estate.Old), starferry.ClusterName(estate.New)
-	tick := time.NewTicker(besideEvery)
-	defer tick.Stop()
 	for {
-		if err := c.settle(ctx, from); err != nil {
+		done, err := c.spend(ctx, &c.still, nil)
+		if done || err != nil {
 			return err
 		}
-		_, gap, err := c.once(ctx, c.group, from, to, c.s.switches)
-		if err != nil {
-			return fmt.Errorf("switch %d from %s to %s: %w", c.s.switches+1, from, to, err)
+		done, err = c.spend(ctx, &c.switched, c.turn)
+		if done || err != nil {
+			return err
 		}
-		c.s.switches++
+	}
+}
+
+// spend does what a spell is for, if anything, lets the rest of its time pass and adds what
+// was copied meanwhile; done says that the copy is.
+func (c *companion) spend(ctx context.Context, s *spell, do func(context.Context) error) (done bool, err error) {
+	lanes, target := c.load.lanes(c.load.Topic), c.pair.target.cluster
+	before, err := ends(ctx, target, lanes)
+	if err != nil {
+		return false, err
+	}
+	began := time.Now()
+	if do != nil {
+		if err := do(ctx); err != nil {
+			return false, err
+		}
+	}
+	if err := c.sleep(ctx, besideEvery-time.Since(began)); err != nil {
+		return false, err
+	}
+	after, err := ends(ctx, target, lanes)
+	if err != nil || after >= int64(c.load.Records) {
+		return true, err
+	}
+	took := time.Since(began)
+	c.b.say("%.0f records/s", float64(after-before)/took.Seconds())
+	s.records, s.took = s.records+after-before, s.took+took
+	return false, nil
+}
+
+// turn switches the group to where it is not.
+func (c *companion) turn(ctx context.Context) error {
+	if err := c.settle(ctx, c.from); err != nil {
+		return err
+	}
+	rep, gap, err := c.once(ctx, c.group, c.from, c.to, c.s.switches)
+	if err != nil {
+		return fmt.Errorf("switch %d from %s to %s: %w", c.s.switches+1, c.from, c.to, err)
+	}
+	c.b.say("to %s, %.1f ms (drain to decision %.1f; %s)", c.to, ms(gap), rep.ControlMS, c.steps)
+	if c.s.switches++; c.s.switches > 1 {
 		c.s.pauses = append(c.s.pauses, ms(gap))
-		from, to = to, from
-		select {
-		case <-ctx.Done():
-			return context.Cause(ctx)
-		case <-stop:
-			return nil
-		case <-tick.C:
-		}
+	}
+	c.from, c.to = c.to, c.from
+	return nil
+}
+
+func (c *companion) sleep(ctx context.Context, d time.Duration) error {
+	select {
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	case <-time.After(max(0, d)):
+		return nil
 	}
 }
