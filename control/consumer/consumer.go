@@ -310,7 +310,7 @@ func (c *Consumer) act(e switchover.Effect) {
 	case switchover.Commit:
 		c.commit(e)
 	case switchover.Publish:
-		c.publish()
+		c.mention()
 	case switchover.Done:
 		c.done = true
 		c.finish()

@@ -3,6 +3,7 @@ package consumer
 import (
 	"context"
 	"os"
+	"reflect"
 	"slices"
 	"sync"
 	"time"
@@ -27,6 +28,11 @@ const adoptWithin = 3 * time.Second
 // the last word of an instance that dies: survivors tell by it what may repeat.
 const lastWord = 100 * time.Millisecond
 
+// moment is how long a word that nobody waits for may be put off, so that of
+// several the last one is said. A switch is many orders and answers in a few
+// milliseconds, and every word costs all who hear it.
+const moment = 20 * time.Millisecond
+
 // keepRepeats is how many reported ranges a lease carries at most.
 const keepRepeats = 64
 
@@ -37,6 +43,8 @@ type reporter struct {
 
 	mu    sync.Mutex
 	lease *control.Lease // newest, not yet put
+	said  control.Lease  // what was last offered in a hurry, without what nobody waits for
+	later bool           // lease is put within a moment
 	gone  bool
 	poked chan struct{}
 	ended chan struct{}  // the lease is given back
@@ -139,7 +147,7 @@ func (r *reporter) put(ctx context.Context, store *desired.Store) {
 		}
 		r.mu.Lock()
 		lease, gone := r.lease, r.gone
-		r.lease = nil
+		r.lease, r.later = nil, false
 		r.mu.Unlock()
 		pctx, cancel := context.WithTimeout(ctx, 2*time.Second)
 		switch {
@@ -163,6 +171,28 @@ func (r *reporter) offer(l control.Lease) {
 	r.lease = &l
 	r.mu.Unlock()
 	r.poke()
+}
+
+// mention is offer for what can wait a moment, unless it says something new that
+// is waited for. While the order that the instance obeys is still to be answered,
+// having heard of it is not.
+func (r *reporter) mention(l control.Lease, owes bool) {
+	word := l
+	word.At, word.Partitions, word.Pauses = 0, nil, nil
+	r.mu.Lock()
+	if owes {
+		word.Revision, word.Epoch = r.said.Revision, r.said.Epoch
+	}
+	news := !reflect.DeepEqual(word, r.said)
+	put := !news && !r.later
+	r.lease, r.said, r.later = &l, word, r.later || put
+	r.mu.Unlock()
+	switch {
+	case news:
+		r.poke()
+	case put:
+		time.AfterFunc(moment, r.poke)
+	}
 }
 
 func (r *reporter) poke() {
@@ -194,6 +224,15 @@ func (c *Consumer) publish() {
 		return
 	}
 	c.reporter.offer(c.compose())
+}
+
+// mention puts the lease of this moment: at once if it says what is waited for,
+// else in a moment. It runs on the loop.
+func (c *Consumer) mention() {
+	if c.cfg.NATS == nil || !c.started || c.done || c.oust != "" {
+		return
+	}
+	c.reporter.mention(c.compose(), c.machine.Owes())
 }
 
 // compose says how the instance stands. It runs on the loop.
@@ -256,7 +295,7 @@ func (c *Consumer) firstHanded(p *part) {
 		}
 		was.Epoch, was.Partition, was.First, was.From = epoch, p.tp, first, from
 		c.pauses[p.tp] = was
-		c.publish()
+		c.mention()
 	})
 }
 

@@ -325,6 +325,21 @@ func (m *Member) Lease() control.Lease {
 	return l
 }
 
+// Owes reports whether the order obeyed now is still to be answered, here or by
+// somebody else: that it was heard is no answer then.
+func (m *Member) Owes() bool {
+	p := m.placement
+	switch p.Phase {
+	case control.Drain:
+		return !m.drained
+	case control.Seed, control.Decide:
+		return true
+	case control.Announce:
+		return m.home != p.Target
+	}
+	return false
+}
+
 // Home returns the cluster the group lives on as far as this instance knows.
 func (m *Member) Home() starferry.ClusterName { return m.home }
 
