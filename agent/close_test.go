@@ -11,11 +11,13 @@ import (
 	"github.com/starferry/starferry/agent/api"
 	"github.com/starferry/starferry/agent/config"
 	"github.com/starferry/starferry/agent/embednats"
+	"github.com/starferry/starferry/internal/kafkatest"
 )
 
 // An agent ends when it is told to, also if NATS has gone while a run writes to
 // its journal. Its run stays open there.
 func TestAnAgentEndsWithoutNATS(t *testing.T) {
+	kafkatest.Waits(t)
 	server, err := embednats.Open(embednats.Options{Dir: t.TempDir(), Listen: "127.0.0.1:0"})
 	require.NoError(t, err)
 	defer server.Close()

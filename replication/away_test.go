@@ -109,6 +109,7 @@ func TestADoubtfulLaneIsFencedAlone(t *testing.T) {
 // A target of three brokers loses the only replica of one partition while the
 // bucket changes hands.
 func TestAPartitionOnAStoppedBrokerWaitsAlone(t *testing.T) {
+	kafkatest.Waits(t)
 	w, tgt := threeBrokers(t, nil)
 	topic := w.topic(8, nil)
 	placed(t, tgt, topic, 8, [][]int32{{1}, {1}, {1}, {1}, {1}, {3}, {1}, {1}})

@@ -19,8 +19,8 @@ import (
 // copy goes on exactly.
 func TestEpochsRunOut(t *testing.T) {
 	w := newWorld(t)
-	if kafkatest.Real() && testing.Short() {
-		t.Skip("32,000 epochs take a real broker a minute")
+	if kafkatest.Real() {
+		kafkatest.Waits(t) // 32,000 epochs
 	}
 	topic := w.topic(1, nil)
 	tp := starferry.TopicPartition{Topic: topic}

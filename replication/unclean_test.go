@@ -15,6 +15,7 @@ import (
 // were copied, and takes others in their place. The lane stops and says where the
 // histories part; what was copied stays.
 func TestAnUncleanSourceStopsItsLane(t *testing.T) {
+	kafkatest.Waits(t)
 	if !kafkatest.Real() {
 		t.Skip("a fake's brokers share one log; make test-kafka runs this on real brokers")
 	}

@@ -80,6 +80,7 @@ func TestADeafHandlerShowsInTheLease(t *testing.T) {
 // With CommitEach a kill repeats nothing but what was in hand, however much lies
 // in the queues; hooks hear of every commit.
 func TestEachRecordIsCommittedBeforeTheNext(t *testing.T) {
+	kafkatest.Waits(t)
 	for _, parallelism := range []int{0, 4} {
 		e := newEstate(t, 1)
 		var mu sync.Mutex

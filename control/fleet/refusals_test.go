@@ -95,6 +95,7 @@ func (c crowded) Translate(ctx context.Context, l starferry.LinkName, d starferr
 // A commit holds some hundred ranges: a cut that needs more is refused, and the
 // group stays.
 func TestMoreRangesThanACommitHoldsAreRefused(t *testing.T) {
+	kafkatest.Waits(t)
 	w, stop := running(t)
 	f, err := fleet.Open(fleet.Config{
 		Clusters: map[starferry.ClusterName]*wire.Cluster{w.old.Name: w.oldW, w.new.Name: w.newW},

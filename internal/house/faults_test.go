@@ -71,6 +71,7 @@ func (h *house) copied(s *service) {
 // given up; the group reads on, and only what the dead one had been handed and
 // had not committed may come again.
 func TestAnInstanceIsKilledBetweenDrainAndDecision(t *testing.T) {
+	kafkatest.Waits(t)
 	t.Parallel()
 	h := build(t, "")
 	h.agent()
@@ -109,6 +110,7 @@ func TestAnInstanceIsKilledBetweenDrainAndDecision(t *testing.T) {
 // NATS goes away right after the order to drain and never comes back. Nobody is
 // left to decide, so the instances go back to work by themselves.
 func TestNATSGoneInTheMiddleOfASwitch(t *testing.T) {
+	kafkatest.Waits(t)
 	t.Parallel()
 	h := build(t, "")
 	h.agent()
@@ -131,6 +133,7 @@ func TestNATSGoneInTheMiddleOfASwitch(t *testing.T) {
 // Agent and NATS are killed together right after the order to drain, and stay
 // dead.
 func TestAgentAndNATSKilledAfterTheDrain(t *testing.T) {
+	kafkatest.Waits(t)
 	t.Parallel()
 	h := buildWithItsAgentsNATS(t)
 	both := h.agentProcess()

@@ -10,6 +10,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/starferry/starferry/control"
+	"github.com/starferry/starferry/internal/kafkatest"
 	"github.com/starferry/starferry/internal/process"
 )
 
@@ -51,6 +52,7 @@ func onlyInHand(t *testing.T, before, twice []string) {
 // An instance is frozen in the drain. The switch removes it and goes on; when it
 // wakes up it hands out nothing of what others have taken over.
 func TestAFrozenInstanceIsEvicted(t *testing.T) {
+	kafkatest.Waits(t)
 	t.Parallel()
 	h := build(t, "")
 	h.agent()
@@ -71,6 +73,7 @@ func TestAFrozenInstanceIsEvicted(t *testing.T) {
 // Without that wish the switch is refused, and names the instance. It was frozen
 // before the switch began, so the group has not stood still for it.
 func TestAFrozenInstanceAbortsTheSwitch(t *testing.T) {
+	kafkatest.Waits(t)
 	t.Parallel()
 	h := build(t, "")
 	h.agent()
