@@ -11,6 +11,7 @@
 #   BENCHFLAGS   flags for the benchmark, such as -small or -into BENCHMARKS.md
 #   RECORDS      records of `make proof`                (default 1000000)
 #   CHAOSFOR     how long `make chaos` switches         (default 30m)
+#   HANDFOR      how long `make chaos` lays hands on a group (default 30m)
 #   SWITCHES     of `make switches`                     (default 1000)
 #   SOAKFOR      how long `make soak` lasts             (default 20m)
 #   COPYFOR      how long `make chaos` copies           (default 30m)
@@ -31,6 +32,7 @@ ONLY        ?= all
 BENCHFLAGS  ?=
 RECORDS     ?= 1000000
 CHAOSFOR    ?= 30m
+HANDFOR     ?= 30m
 SWITCHES    ?= 1000
 COPYFOR     ?= 30m
 SOAKFOR     ?= 20m
@@ -113,14 +115,16 @@ chaos-short: chaos-build ## faults during switches and around the copy, and plan
 	bin/chaos -for 90s $(CHAOSFLAGS)
 	bin/chaos switches -n 50
 	bin/chaos plants -plants late-hand-out,early-translation -for 90s
+	bin/chaos hand -for 25s $(CHAOSFLAGS)
 	bin/chaos copy -variant quick -for 25s -trial 10s
 	bin/chaos copy -variant no-fence -for 60s -trial 15s
 	bin/chaos copy -variant trusting -for 60s -trial 6s
 	bin/chaos copy -variant off-by-one -for 60s -trial 6s
 
 .PHONY: chaos
-chaos: chaos-build ## the same for longer (CHAOSFOR=30m of switches, COPYFOR=30m of copying); with real brokers: CHAOSFLAGS='-kafka 4.3.1'
+chaos: chaos-build ## the same for longer (CHAOSFOR=30m of switches, HANDFOR=30m of hands on a group, COPYFOR=30m of copying); with real brokers: CHAOSFLAGS='-kafka 4.3.1'
 	bin/chaos -for $(CHAOSFOR) $(CHAOSFLAGS)
+	bin/chaos hand -for $(HANDFOR) $(CHAOSFLAGS)
 	bin/chaos copy -for $(COPYFOR) $(CHAOSFLAGS)
 
 .PHONY: search
@@ -128,7 +132,7 @@ search: ## go through all interleavings of a small group's switch, with faults, 
 	GOMEMLIMIT=5500MiB go test -count=1 -v -timeout 0 -run 'TestTheSmallSearch|TestTheLargeSearch|TestEachPlanted|TestTheSearchOfExternal' ./control/switchover -search-for $(SEARCHFOR)
 
 .PHONY: chaos-plants
-chaos-plants: chaos-build ## bugs planted in agent, service and copy: each must be found; about 7 minutes (with KAFKA's brokers too: make chaos-plants-kafka)
+chaos-plants: chaos-build ## bugs planted in agent, service, producer and copy: each must be found; about 9 minutes (with KAFKA's brokers too: make chaos-plants-kafka)
 	bin/chaos plants
 	bin/chaos -trials 4 -plant -for 2m
 	bin/chaos copy -plants -for 60s -trial 15s

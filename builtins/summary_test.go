@@ -70,6 +70,17 @@ throttle("billing", rate = "500/s")
 	require.Empty(t, printed, "told twice")
 }
 
+// A switch that was decided, and whose agent died before all knew, is brought to
+// its end by whoever asks for the same: an open switch would stand in the way of
+// every skip, rewind and redistribution.
+func TestWhoeverAsksForADecidedSwitchFinishesIt(t *testing.T) {
+	w := memory.New()
+	w.Lives.Cluster, w.Lives.Phase, w.Lives.Token = "new", "announce", "another's"
+	told, _ := summaries(t, w, `switch_consumer("billing", source = cluster("old"), target = cluster("new"), link = "old-new")`)
+	require.Equal(t, []string{"switch_consumer: nothing to do, the group lived there already"}, told)
+	require.Equal(t, "steady", w.Lives.Phase)
+}
+
 func TestASwitchThatFoundNoPlaceSaysSo(t *testing.T) {
 	w := memory.New()
 	w.Exact = 4

@@ -91,6 +91,11 @@ func (s switchConsumer) run(ctx context.Context, c scripting.Call) (any, error) 
 		return nil, fmt.Errorf("find home of group %s: %w", q.Group, err)
 	}
 	if home.Cluster == q.Target && home.Token != c.Token && !open(home) {
+		if home.Phase == "announce" { // decided, and perhaps whoever decided it has died before all knew
+			if _, err := s.p.Hand.Switch(ctx, q); err != nil {
+				return nil, fmt.Errorf("finish the switch that brought group %s to %s: %w", q.Group, q.Target, err)
+			}
+		}
 		return s.unchanged(c)
 	}
 	report, err := s.p.Hand.Switch(ctx, q)

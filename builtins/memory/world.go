@@ -235,6 +235,10 @@ func (w *World) Switch(_ context.Context, r builtins.SwitchRequest) (builtins.Sw
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	lives := w.home(r.Group)
+	if lives.Cluster == r.Target && lives.Phase == "announce" { // another's, decided and not at its end
+		w.Lives.Phase = "steady"
+		return builtins.SwitchReport{Group: r.Group, Source: r.Source, Target: r.Target, Epoch: lives.Epoch}, nil
+	}
 	if lives.Token != r.Token {
 		if why := w.Refuses[r.Group]; why != "" {
 			return builtins.SwitchReport{}, fmt.Errorf("refused: %s", why)

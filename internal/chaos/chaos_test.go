@@ -126,7 +126,11 @@ func TestPlantsFitTheSource(t *testing.T) {
 	require.NoError(t, err)
 	for _, p := range Plants() {
 		assert.NoError(t, p.Check(root))
-		_, err := NewFaults(1, false, p.Only, newCrews())
+		if p.Act != "" {
+			_, err = Hand{Only: p.Only, Act: p.Act}.deals(false, handCrew()[0])
+		} else {
+			_, err = NewFaults(1, false, p.Only, newCrews())
+		}
 		assert.NoError(t, err, p.Name)
 	}
 }

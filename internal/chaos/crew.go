@@ -26,7 +26,7 @@ type crew struct {
 	instances []string // the last one is the spare, which runs now and then
 	lanes     []starferry.TopicPartition
 	fresh     map[starferry.TopicPartition]bool // lanes that were added and not handed out yet
-	load      *Load
+	load      source
 	history   history
 	lastRun   string // the run that brought the group to the new cluster; "": none that could be rolled back
 
@@ -35,22 +35,26 @@ type crew struct {
 }
 
 func newCrews() []*crew {
-	of := func(group starferry.Group, instances int, topics map[starferry.Topic]int) *crew {
-		c := &crew{group: group, reported: map[checker.Repeat]bool{}, fresh: map[starferry.TopicPartition]bool{}}
-		for i := range instances + 1 {
-			c.instances = append(c.instances, fmt.Sprintf("%s-%d", group, i+1))
-		}
-		for _, topic := range slices.Sorted(maps.Keys(topics)) {
-			for p := range topics[topic] {
-				c.lanes = append(c.lanes, starferry.TopicPartition{Topic: topic, Partition: starferry.Partition(p)})
-			}
-		}
-		return c
-	}
 	return []*crew{
-		of("orders", 3, map[starferry.Topic]int{"orders": 6, "payments": 2}),
-		of("billing", 2, map[starferry.Topic]int{"invoices": 3}),
+		newCrew("orders", 3, map[starferry.Topic]int{"orders": 6, "payments": 2}),
+		newCrew("billing", 2, map[starferry.Topic]int{"invoices": 3}),
 	}
+}
+
+// handCrew is the one crew on which hands are laid.
+func handCrew() []*crew { return []*crew{newCrew("orders", 3, map[starferry.Topic]int{"orders": 6})} }
+
+func newCrew(group starferry.Group, instances int, topics map[starferry.Topic]int) *crew {
+	c := &crew{group: group, reported: map[checker.Repeat]bool{}, fresh: map[starferry.TopicPartition]bool{}}
+	for i := range instances + 1 {
+		c.instances = append(c.instances, fmt.Sprintf("%s-%d", group, i+1))
+	}
+	for _, topic := range slices.Sorted(maps.Keys(topics)) {
+		for p := range topics[topic] {
+			c.lanes = append(c.lanes, starferry.TopicPartition{Topic: topic, Partition: starferry.Partition(p)})
+		}
+	}
+	return c
 }
 
 // crewOf is the crew that a role belongs to, nil for none.
@@ -86,9 +90,14 @@ func (c *crew) partitions(t starferry.Topic) int {
 }
 
 // open starts load and instances and waits until every lane has been handed out.
-func (c *crew) open(ctx context.Context, w *World) error {
+func (c *crew) open(ctx context.Context, w *World, writers int) error {
 	var err error
-	if c.load, err = StartLoad(w.Addresses[0], c.lanes, w.Rate); err != nil {
+	if writers > 0 {
+		c.load, err = w.startWriters(c, writers)
+	} else {
+		c.load, err = StartLoad(w.Addresses[0], c.lanes, w.Rate)
+	}
+	if err != nil {
 		return err
 	}
 	w.OnClose(func() {

@@ -15,6 +15,10 @@
 //   - strike: what a fault has done to an instance; only that explains repeats.
 //   - void: a trial that proves nothing, because the fault came too late or
 //     too few records passed meanwhile. It is counted as such and repeated.
+//   - act: what an operator does to a group or to its producers in a [Hand]
+//     campaign, perhaps beside another act, with a fault in the middle of it.
+//   - writer: a process that produces with the library, and notes each record
+//     before it is sent and what became of it.
 //   - stuck: a group that does not go on, or cannot be switched any more, when
 //     all is well again.
 //

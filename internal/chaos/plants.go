@@ -15,6 +15,7 @@ import (
 // changed when agent and service are built, and the faults that show it soonest.
 type Plant struct {
 	Name, Bug string
+	Act       string // that a hand is laid on a group in this way; empty: the group is switched
 	Only      string // the deed
 	At        Aim
 	Work      time.Duration // a record takes
@@ -26,7 +27,7 @@ type Plant struct {
 // Plants are the bugs.
 func Plants() []Plant {
 	const protocol, library = "control/switchover", "control/consumer"
-	return []Plant{
+	return append(handPlants(), []Plant{
 		{Name: "no-read-back", Bug: "the decision is ordered before the seed was acknowledged and read back", Only: "slow seeder", At: Announce,
 			Signs: []string{"twice", "lost", stuckSign},
 			edits: []plant.Edit{
@@ -59,7 +60,7 @@ func Plants() []Plant {
 			Signs: []string{"twice", "two active", "out of order", stuckSign},
 			edits: []plant.Edit{{Dir: protocol, Old: "	from := m.sides[v.cluster]\n	if from == nil {\n		if m.home == \"\" {",
 				New: "	m.live(s.name, v.epoch)\n	return\n	from := m.sides[v.cluster]\n	if from == nil {\n		if m.home == \"\" {"}}},
-	}
+	}...)
 }
 
 // stuckSign stands for a group without a way forward.
@@ -89,15 +90,15 @@ func (p Plant) Build(ctx context.Context, root, dir string) (starferry, harness 
 	return starferry, harness, err
 }
 
-// Shown returns the finding that tells of the bug; empty if there is none.
-func (p Plant) Shown(s Summary) string {
-	for _, f := range s.Verdict.Findings {
+// shown is the finding that tells of the bug; empty if there is none.
+func (p Plant) shown(findings []string, stuck error) string {
+	for _, f := range findings {
 		if slices.ContainsFunc(p.Signs, func(sign string) bool { return strings.HasPrefix(f, sign) }) {
 			return f
 		}
 	}
-	if s.Stuck != nil && slices.Contains(p.Signs, stuckSign) {
-		return stuckSign + ": " + s.Stuck.Error()
+	if stuck != nil && slices.Contains(p.Signs, stuckSign) {
+		return stuckSign + ": " + stuck.Error()
 	}
 	return ""
 }

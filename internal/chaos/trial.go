@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/starferry/starferry"
 	"github.com/starferry/starferry/internal/chaos/checker"
 	"github.com/starferry/starferry/internal/chaos/ground"
 	"github.com/starferry/starferry/internal/chaos/proxy"
@@ -42,6 +43,7 @@ type trial struct {
 	// forgotten says that NATS has lost what it knew: links are to be asked for
 	// again, and runs are gone.
 	forgotten bool
+	lane      starferry.TopicPartition // on which a hand is laid
 }
 
 // move is the switch of one crew.

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"sync/atomic"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -41,6 +42,7 @@ type Options struct {
 	// means 90 s.
 	Patience time.Duration
 	Direct   bool // no proxies: no fault will happen
+	Writers  int  // processes that produce with the library; 0: the harness produces
 }
 
 // World is everything that runs.
@@ -57,11 +59,12 @@ type World struct {
 	roles    map[string]*role
 	ways     map[string]*ways
 	crews    []*crew
+	writers  *writers      // nil: the harness produces
 	admin    *wire.Cluster // old, past the proxies
 	readers  map[starferry.ClusterName]*Reader
 	conn     *nats.Conn
 	store    *desired.Store
-	commands int // started so far
+	commands atomic.Int64 // started so far
 }
 
 // role is a process that can be killed and started again.
@@ -77,12 +80,15 @@ func Open(ctx context.Context, o Options) (*World, error) {
 	w := &World{Ground: ground.New(o.Options), Script: o.Script, Rate: o.Rate, Early: o.Early, Work: o.Work, direct: o.Direct, patience: cmp.Or(o.Patience, settleWithin), estates: map[string]*estate.Estate{},
 		roles: map[string]*role{}, ways: map[string]*ways{}, readers: map[starferry.ClusterName]*Reader{}}
 	w.crews = newCrews()
+	if o.Writers > 0 {
+		w.crews = handCrew()
+	}
 	if o.Crews > 0 {
 		w.crews = w.crews[:o.Crews]
 	}
 	steps := []func(context.Context) error{w.kafkas, w.topics, w.nats, w.programs}
 	for _, c := range w.crews {
-		steps = append(steps, func(ctx context.Context) error { return c.open(ctx, w) })
+		steps = append(steps, func(ctx context.Context) error { return c.open(ctx, w, o.Writers) })
 	}
 	steps = append(steps, func(ctx context.Context) error { return w.estates[""].AwaitAgent(ctx) })
 	for _, step := range steps {
@@ -285,6 +291,9 @@ func (w *World) StartAll(ctx context.Context) error {
 	for _, c := range w.crews {
 		names = append(names, c.instances...)
 	}
+	if w.writers != nil {
+		names = append(names, w.writers.names...)
+	}
 	for _, name := range names {
 		if err := w.Start(name); err != nil {
 			return err
@@ -303,6 +312,5 @@ func (w *World) jetstream(ctx context.Context) bool {
 
 // command starts a command line with a log of its own.
 func (w *World) command(args ...string) (*process.Process, error) {
-	w.commands++
-	return w.estates[""].Run(fmt.Sprintf("starferry-%d-%s", w.commands, args[0]), args...)
+	return w.estates[""].Run(fmt.Sprintf("starferry-%d-%s", w.commands.Add(1), args[0]), args...)
 }

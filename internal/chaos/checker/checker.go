@@ -96,6 +96,11 @@ type Evidence struct {
 	// Copied says that the copy had caught up when Logs was read, so that what
 	// the target lacks is missing. Otherwise it may be a prefix.
 	Copied bool
+	// Stretches were redistributed, and Spilled is where to. The group's offset is
+	// past them as soon as they are moved: what it has committed of the overflow
+	// tells whether they were handled.
+	Stretches []Stretch
+	Spilled   map[starferry.ClusterName]map[ID]Spill
 }
 
 // maxFindings is how many findings of a kind are spelt out.
@@ -169,8 +174,15 @@ type history struct {
 	strikes  map[string][]Strike
 	reported map[lane][]starferry.Range
 	place    map[starferry.ClusterName]map[ID]starferry.Offset
-	again    map[again]bool // second handlings that are explained
-	late     map[again]bool // of these, those of a boot that was frozen meanwhile
+	again    map[again]bool  // second handlings that are explained
+	late     map[again]bool  // of these, those of a boot that was frozen meanwhile
+	moved    map[placed]bool // was part of a stretch
+}
+
+// placed is a record on a cluster.
+type placed struct {
+	cluster starferry.ClusterName
+	id      ID
 }
 
 // lane is a partition of a cluster.
@@ -197,6 +209,7 @@ func newHistory(e Evidence) history {
 		reported: map[lane][]starferry.Range{},
 		again:    map[again]bool{},
 		late:     map[again]bool{},
+		moved:    map[placed]bool{},
 		place:    map[starferry.ClusterName]map[ID]starferry.Offset{},
 	}
 	for _, p := range e.Produced {

@@ -20,6 +20,10 @@
 //     survivors must have reported it.
 //   - A group changes cluster once a switch: two clusters are never active at a
 //     time.
+//   - What was redistributed is judged by what the group had committed of its
+//     overflow: its own offset is past it as soon as it is moved.
+//   - Where producers move, the order that counts is that of each key: a key is
+//     one boot's of one producer.
 //   - In one stay, and over all first handlings of one partition, records come
 //     in the order the source cluster has them.
 //   - The target's log holds the source's records once each, in order and byte

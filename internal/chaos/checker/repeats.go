@@ -94,7 +94,13 @@ func (h history) committed(s Strike, l Handling) (starferry.Offset, bool) {
 	if l.Cluster != "" {
 		on, struck := s.Committed[l.Cluster]
 		c, ok := on[l.TopicPartition]
-		return c, !struck || ok && l.Offset < c
+		past := !struck || ok && l.Offset < c
+		if past && h.moved[placed{l.Cluster, l.ID}] {
+			at, known := h.Spilled[l.Cluster][l.ID]
+			c, ok = on[at.TopicPartition]
+			return c, known && (!struck || ok && at.Offset < c)
+		}
+		return c, past
 	}
 	for cluster, on := range s.Committed {
 		c, ok := on[l.TopicPartition]
@@ -107,5 +113,9 @@ func (h history) committed(s Strike, l Handling) (starferry.Offset, bool) {
 
 // told reports whether survivors have said that a record may come again.
 func (h history) told(l Handling) bool {
-	return slices.ContainsFunc(h.reported[lane{l.Cluster, l.TopicPartition}], func(r starferry.Range) bool { return r.Contains(l.Offset) })
+	said := func(tp starferry.TopicPartition, o starferry.Offset) bool {
+		return slices.ContainsFunc(h.reported[lane{l.Cluster, tp}], func(r starferry.Range) bool { return r.Contains(o) })
+	}
+	at, spilled := h.Spilled[l.Cluster][l.ID]
+	return said(l.TopicPartition, l.Offset) || spilled && said(at.TopicPartition, at.Offset) || !spilled && h.moved[placed{l.Cluster, l.ID}]
 }

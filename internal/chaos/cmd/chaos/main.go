@@ -1,7 +1,8 @@
 // Command chaos lets everything fail while consumer groups move between two
 // clusters, or, as `chaos copy`, around a copy, and checks that nothing was lost
 // or doubled. As `chaos switches` it moves a busy group to and fro without any
-// fault. It ends with 0 only if enough trials were valid and the checker found
+// fault, and as `chaos hand` it redistributes, skips, throttles and moves producers
+// as well. It ends with 0 only if enough trials were valid and the checker found
 // nothing.
 package main
 
@@ -40,6 +41,10 @@ func main() {
 		err = runSwitches(ctx, args[1:])
 	case "service":
 		err = runService(ctx, args[1:])
+	case "hand":
+		err = runHand(ctx, args[1:])
+	case "writer":
+		err = runWriter(ctx, args[1:])
 	default:
 		err = runTrials(ctx, args)
 	}

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"flag"
 	"fmt"
-	"io"
 	"os"
 	"slices"
 	"strings"
@@ -26,6 +25,7 @@ func runPlants(ctx context.Context, args []string) error {
 	only := flags.String("plants", "", "names of plants, separated by commas; empty: all")
 	at := flags.Int("at-once", 2, "how many at a time")
 	limit := flags.Duration("for", 2*time.Minute, "time for each to be found")
+	hands := flags.Bool("hand", false, "only those that show when hands are laid on a group")
 	flags.Uint64Var(&s.campaign.Seed, "seed", 1, "of the faults")
 	if err := s.parse(flags, args); err != nil {
 		return err
@@ -35,7 +35,7 @@ func runPlants(ctx context.Context, args []string) error {
 	group.SetLimit(*at)
 	for _, p := range chaos.Plants() {
 		names = append(names, p.Name)
-		if *only == "" || slices.Contains(strings.Split(*only, ","), p.Name) {
+		if (*only == "" || slices.Contains(strings.Split(*only, ","), p.Name)) && (p.Act != "" || !*hands) {
 			group.Go(func() error { return s.find(ctx, p, *root, *limit) })
 		}
 	}
@@ -58,17 +58,17 @@ func (s settings) find(ctx context.Context, p chaos.Plant, root string, limit ti
 		return err
 	}
 	s.world.Work, s.world.Crews, s.world.Patience = p.Work, 1, 40*time.Second
-	s.campaign.Only, s.campaign.At, s.campaign.Aimed, s.campaign.Instances = p.Only, p.At, true, true
-	s.campaign.For, s.campaign.Out = limit, io.Discard
+	if p.Act != "" {
+		s.world.Writers, s.world.Rate, s.world.Work = chaos.Writers, handRate, max(p.Work, handWork)
+	}
 	began := time.Now()
 	return s.within(ctx, func(w *chaos.World) error {
-		summary, err := s.campaign.Run(ctx, w)
-		shown := p.Shown(summary)
+		shown, trials, report, err := p.Find(ctx, w, s.campaign.Seed, limit)
 		if shown == "" {
-			summary.Report(os.Stdout)
+			report(os.Stdout)
 			return errors.Join(err, fmt.Errorf("plant %s: %s, and nothing was found", p.Name, p.Bug))
 		}
-		fmt.Printf("plant %-18s found after %d trials and %.0f s: %s: %s\n", p.Name, summary.Valid+summary.Void, time.Since(began).Seconds(), p.Bug, firstLine(shown))
+		fmt.Printf("plant %-18s found after %d trials and %.0f s: %s: %s\n", p.Name, trials, time.Since(began).Seconds(), p.Bug, firstLine(shown))
 		return nil
 	})
 }
