@@ -34,6 +34,7 @@ func parts() []part {
 		{"reread", "records a moved group reads again, beside MirrorMaker 2", reread},
 		{"switch", "the pause of a group that changes cluster, beside leave and join", switches},
 		{"beside", "one link while a live group on the same clusters is switched to and fro", beside},
+		{"producers", "the hold of producers that are moved there and back while they write", producers},
 		{"consumer", "the consumer library beside kafka-go's Reader and franz-go, and idle", contest},
 		{"lanes", "memory and idle cost of 1,000 and 10,000 lanes", lanes},
 	}
