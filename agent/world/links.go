@@ -246,6 +246,12 @@ func (l copies) Translate(ctx context.Context, name starferry.LinkName, d starfe
 	return t, notFound(name, err)
 }
 
+// Passed implements fleet.Copies.
+func (l copies) Passed(ctx context.Context, name starferry.LinkName, ends map[starferry.TopicPartition]starferry.Offset, wait time.Duration) (map[starferry.TopicPartition]int64, error) {
+	behind, err := l.client.Passed(ctx, name, ends, wait)
+	return behind, notFound(name, err)
+}
+
 // Health implements fleet.Copies.
 func (l copies) Health(ctx context.Context, name starferry.LinkName, topics []starferry.Topic) (fleet.Health, error) {
 	h := fleet.Health{Lag: map[starferry.TopicPartition]int64{}, Stopped: map[starferry.TopicPartition]string{}}

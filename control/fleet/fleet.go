@@ -27,6 +27,9 @@ type Copies interface {
 	// Translate answers for a cut in one direction. It lets the copy pass the cut
 	// first, for as long as wait; what is missing then is named in Behind.
 	Translate(ctx context.Context, link starferry.LinkName, dir starferry.Direction, cut starferry.Cut, wait time.Duration) (starferry.Translation, error)
+	// Passed lets the copy pass offsets of its source, for as long as wait, and says
+	// how many of each partition it lacks then; those it lacks nothing of are left out.
+	Passed(ctx context.Context, link starferry.LinkName, ends map[starferry.TopicPartition]starferry.Offset, wait time.Duration) (behind map[starferry.TopicPartition]int64, err error)
 	// Health says how the lanes of some topics stand.
 	Health(ctx context.Context, link starferry.LinkName, topics []starferry.Topic) (Health, error)
 }

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/starferry/starferry"
@@ -85,7 +86,10 @@ type producerRun struct {
 	new     *wire.Cluster
 	driver  *handover.Driver
 	session *homebook.Session
-	cut     starferry.Cut // nil: the ends are to be read
+	begin   sync.WaitGroup                                // of the decision; until it is done the session is not used
+	tps     []starferry.TopicPartition                    // of the topic, as they were when the hold was ordered
+	ends    map[starferry.TopicPartition]starferry.Offset // nil: to be read
+	leases  []control.ProducerLease                       // as last heard
 	held    time.Time
 	said    string
 	report  ProducerReport
@@ -184,12 +188,15 @@ func (r *producerRun) loop(ctx context.Context) (ProducerReport, error) {
 			if end, over := deeds[0].(handover.End); over {
 				return r.end(work, end.Report)
 			}
+			began := r.f.c.Now()
 			fact := r.do(work, deeds[0])
+			r.f.log.Debug("switch of producers", "topic", r.o.Topic, "did", fmt.Sprintf("%T", deeds[0]), "took", r.f.c.Now().Sub(began))
 			deeds = append(deeds[1:], r.driver.Step(r.now(), fact)...)
 			r.tell()
 		}
 		select {
 		case l := <-leases:
+			r.leases = l
 			deeds = r.driver.Step(r.now(), handover.Leases{Leases: l})
 		case <-clock.C:
 			deeds = r.driver.Step(r.now(), handover.Clock{})
@@ -277,7 +284,14 @@ func (r *producerRun) open(ctx context.Context) (handover.Fact, error) {
 		}
 	}
 	var err error
-	if r.session, err = homebook.Open(ctx, r.old, r.o.Topic); err != nil {
+	if r.session, err = homebook.OpenFor(ctx, r.old, r.o.Topic, 2*r.o.Hold); err != nil {
+		return nil, err
+	}
+	// What the hold will ask for again: that connects to all who lead a partition.
+	if err = r.partitions(ctx); err == nil {
+		_, err = r.old.Offsets(ctx, r.tps, wire.Latest)
+	}
+	if err != nil {
 		return nil, err
 	}
 	h, err := r.home(ctx)
@@ -287,7 +301,7 @@ func (r *producerRun) open(ctx context.Context) (handover.Fact, error) {
 func (r *producerRun) write(ctx context.Context, d handover.Write) (handover.Fact, error) {
 	d.Placement.At = r.now()
 	if d.Placement.Phase == control.HoldSends {
-		r.held, r.cut = r.f.c.Now(), nil
+		r.held, r.ends = r.f.c.Now(), nil
 	}
 	if d.Placement.Phase == control.Announce {
 		r.report.ControlMS = float64(r.f.c.Now().Sub(r.held).Microseconds()) / 1000
@@ -296,46 +310,76 @@ func (r *producerRun) write(ctx context.Context, d handover.Write) (handover.Fac
 	if errors.Is(err, desired.ErrConflict) {
 		return handover.Written{Lost: true}, nil
 	}
+	if err == nil && d.Placement.Phase == control.HoldSends {
+		r.begin.Go(func() { r.beginDecision(ctx) })
+	}
 	return handover.Written{Revision: rev}, err
+}
+
+// beginDecision does, while the producers flush, what would keep them waiting
+// later. If it fails, the decision begins when it is written.
+func (r *producerRun) beginDecision(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), readTimeout)
+	defer cancel()
+	if err := r.session.Begin(ctx); err != nil {
+		r.f.log.Debug("a decision could not be begun ahead", "topic", r.o.Topic, "error", err)
+	}
+}
+
+// partitions reads which the topic has.
+func (r *producerRun) partitions(ctx context.Context) error {
+	m, err := r.old.Metadata(ctx, r.o.Topic)
+	if err != nil {
+		return err
+	}
+	if err := m.Topics[r.o.Topic].Err; err != nil {
+		return fmt.Errorf("describe %s on %s: %w", r.o.Topic, r.o.Source, err)
+	}
+	r.tps = nil
+	for _, p := range m.Topics[r.o.Topic].Partitions {
+		r.tps = append(r.tps, starferry.TopicPartition{Topic: r.o.Topic, Partition: p.Partition})
+	}
+	return nil
+}
+
+// complete reads the partitions again if they were not read, or a producer has
+// written to one that was added since.
+func (r *producerRun) complete(ctx context.Context) error {
+	known := len(r.tps) > 0
+	for _, l := range r.leases {
+		for tp := range l.Ends {
+			known = known && slices.Contains(r.tps, tp)
+		}
+	}
+	if known {
+		return nil
+	}
+	return r.partitions(ctx)
 }
 
 // copyPast lets the copy pass the ends of the log, as they were when it was first
 // asked for them.
 func (r *producerRun) copyPast(ctx context.Context) (handover.Fact, error) {
-	if r.cut == nil {
-		m, err := r.old.Metadata(ctx, r.o.Topic)
+	if r.ends == nil {
+		if err := r.complete(ctx); err != nil {
+			return nil, err
+		}
+		ends, err := r.old.Offsets(ctx, r.tps, wire.Latest)
 		if err != nil {
 			return nil, err
 		}
-		if err := m.Topics[r.o.Topic].Err; err != nil {
-			return nil, fmt.Errorf("describe %s on %s: %w", r.o.Topic, r.o.Source, err)
-		}
-		var tps []starferry.TopicPartition
-		for _, p := range m.Topics[r.o.Topic].Partitions {
-			tps = append(tps, starferry.TopicPartition{Topic: r.o.Topic, Partition: p.Partition})
-		}
-		ends, err := r.old.Offsets(ctx, tps, wire.Latest)
-		if err != nil {
-			return nil, err
-		}
-		r.cut = starferry.Cut{}
-		for tp, end := range ends {
-			r.cut[tp] = starferry.Place{Next: end}
-		}
+		r.ends = ends
 	}
-	t, err := r.f.c.Copies.Translate(ctx, r.o.Link, starferry.Forward, r.cut, copyWait)
+	left, err := r.f.c.Copies.Passed(ctx, r.o.Link, r.ends, copyWait)
 	if err != nil {
 		return nil, err
 	}
-	for tp, why := range t.Missing {
-		return nil, fmt.Errorf("link %s cannot say whether its copy has passed %s@%d: %s", r.o.Link, tp, r.cut[tp].Next, why)
-	}
 	behind := int64(0)
-	for _, n := range t.Behind {
+	for _, n := range left {
 		behind += n
 	}
 	if behind == 0 {
-		r.cut = nil // the next time they are read again
+		r.ends = nil // the next time they are read again
 	}
 	return handover.Passed{Behind: behind}, nil
 }
@@ -343,6 +387,7 @@ func (r *producerRun) copyPast(ctx context.Context) (handover.Fact, error) {
 // decide writes the decision. If that was not answered, it makes it impossible
 // first and then reads, for as long as it takes.
 func (r *producerRun) decide(ctx context.Context, d handover.Decide) handover.Fact {
+	r.begin.Wait()
 	err := r.session.Write(ctx, homebook.Entry{Epoch: d.Epoch, Home: r.o.Target, With: d.With, By: r.o.By, At: r.now()})
 	if err == nil {
 		return handover.Decided{Moved: true}
@@ -372,6 +417,11 @@ func (r *producerRun) end(ctx context.Context, rep handover.Report) (ProducerRep
 	defer cancel()
 	r.report.Report, r.report.Ended = rep, r.now()
 	if !rep.Moved {
+		if r.begin.Wait(); r.session != nil {
+			if err := r.session.Abort(ctx); err != nil { // it ends by itself
+				r.f.log.Debug("a decision that was begun is left open", "topic", r.o.Topic, "error", err)
+			}
+		}
 		return r.report, errors.New(rep.Failure)
 	}
 	leases, err := r.store.Leases(ctx, r.o.Topic)

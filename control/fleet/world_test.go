@@ -213,6 +213,15 @@ func (i ideal) Health(ctx context.Context, _ starferry.LinkName, topics []starfe
 	return h, nil
 }
 
+func (i ideal) Passed(ctx context.Context, l starferry.LinkName, ends map[starferry.TopicPartition]starferry.Offset, wait time.Duration) (map[starferry.TopicPartition]int64, error) {
+	cut := starferry.Cut{}
+	for tp, end := range ends {
+		cut[tp] = starferry.Place{Next: end}
+	}
+	t, err := i.Translate(ctx, l, starferry.Forward, cut, wait)
+	return t.Behind, err
+}
+
 func (i ideal) Translate(ctx context.Context, _ starferry.LinkName, d starferry.Direction, cut starferry.Cut, wait time.Duration) (starferry.Translation, error) {
 	to := i.w.newW
 	if d == starferry.Back {

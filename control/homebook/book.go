@@ -35,7 +35,8 @@ import (
 // Topic is the book's topic on every cluster.
 const Topic starferry.Topic = "starferry.producers"
 
-// txTimeout is after how long a broker ends a transaction that its agent left open.
+// txTimeout is after how long a broker ends a transaction that its agent left
+// open, if nothing longer was asked for.
 const txTimeout = 10 * time.Second
 
 // Entry is one decision.
@@ -159,19 +160,56 @@ func fetch(ctx context.Context, w *wire.Cluster, tp starferry.TopicPartition, at
 // Session is the right to decide about a topic on a cluster, until somebody else
 // opens one.
 type Session struct {
-	w  *wire.Cluster
-	t  starferry.Topic
-	id wire.Producer
+	w     *wire.Cluster
+	t     starferry.Topic
+	id    wire.Producer
+	begun bool // a transaction is open, and nothing written in it
 }
 
 // Open takes the right to decide, from everybody who has it. What was decided
 // before can be read from then on.
 func Open(ctx context.Context, w *wire.Cluster, t starferry.Topic) (*Session, error) {
-	id, err := w.InitProducer(ctx, TransactionalID(t), txTimeout, wire.Producer{ID: -1, Epoch: -1})
+	return OpenFor(ctx, w, t, txTimeout)
+}
+
+// OpenFor is Open for a decision that may be begun so long before it is written.
+func OpenFor(ctx context.Context, w *wire.Cluster, t starferry.Topic, d time.Duration) (*Session, error) {
+	id, err := w.InitProducer(ctx, TransactionalID(t), max(d, txTimeout), wire.Producer{ID: -1, Epoch: -1})
 	if err != nil {
 		return nil, fmt.Errorf("take the right to decide about %s on %s: %w", t, w.Name(), err)
 	}
-	return &Session{w, t, id}, nil
+	return &Session{w: w, t: t, id: id}, nil
+}
+
+// Begin opens the transaction of the decision, and finds out who has to be asked
+// for it, so that Write need not. Nobody waits for a transaction in which nothing
+// is written.
+func (s *Session) Begin(ctx context.Context) error {
+	if s.begun {
+		return nil
+	}
+	tp := starferry.TopicPartition{Topic: Topic}
+	if _, _, err := s.w.Leader(ctx, tp); err != nil {
+		return fmt.Errorf("begin the decision about %s on %s: %w", s.t, s.w.Name(), err)
+	}
+	if err := s.w.AddPartitionsToTxn(ctx, TransactionalID(s.t), s.id, []starferry.TopicPartition{tp}); err != nil {
+		return fmt.Errorf("begin the decision about %s on %s: %w", s.t, s.w.Name(), err)
+	}
+	s.begun = true
+	return nil
+}
+
+// Abort ends what was begun and not written, so that whoever decides next need
+// not wait for that.
+func (s *Session) Abort(ctx context.Context) error {
+	if !s.begun {
+		return nil
+	}
+	s.begun = false
+	if err := s.w.EndTxn(ctx, TransactionalID(s.t), s.id, false); err != nil {
+		return fmt.Errorf("give up the decision about %s on %s: %w", s.t, s.w.Name(), err)
+	}
+	return nil
 }
 
 // Write writes an entry. After an error it may stand or not: open a session, then
@@ -186,9 +224,10 @@ func (s *Session) Write(ctx context.Context, e Entry) error {
 	fail := func(err error) error {
 		return fmt.Errorf("write to the book of producers on %s that %s lives on %s: %w", s.w.Name(), s.t, e.Home, err)
 	}
-	if err := s.w.AddPartitionsToTxn(ctx, txid, s.id, []starferry.TopicPartition{tp}); err != nil {
+	if err := s.Begin(ctx); err != nil {
 		return fail(err)
 	}
+	s.begun = false // whatever becomes of it
 	set := records.EncodeTxn([]records.Record{{Timestamp: e.At, Key: fmt.Appendf(nil, "%s/%d", s.t, e.Epoch), Value: value}}, s.id.ID, s.id.Epoch, 0)
 	if _, err := s.w.ProduceTxn(ctx, txid, tp, set); err != nil {
 		return fail(err)

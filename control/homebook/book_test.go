@@ -36,6 +36,38 @@ func TestWhoeverTakesTheRightLaterMakesADecisionImpossible(t *testing.T) {
 	require.Equal(t, []string{"b1"}, found[0].With)
 }
 
+// TestADecisionBegunAheadKeepsNobodyWaiting: the book is read while the
+// transaction is open; what was begun counts once it is written, and whoever takes
+// the right meanwhile makes it impossible. Given up, it is begun anew.
+func TestADecisionBegunAheadKeepsNobodyWaiting(t *testing.T) {
+	w := kafkatest.Open(t, kafkatest.One(t))
+	topic := starferry.Topic(kafkatest.TxID(t))
+	require.NoError(t, Ensure(t.Context(), w))
+	s, err := Open(t.Context(), w, topic)
+	require.NoError(t, err)
+	require.NoError(t, s.Abort(t.Context()), "there is nothing to give up")
+	require.NoError(t, s.Begin(t.Context()))
+	found, err := Read(t.Context(), w, topic)
+	require.NoError(t, err)
+	require.Empty(t, found)
+	require.NoError(t, s.Abort(t.Context()))
+	require.NoError(t, s.Begin(t.Context()))
+	require.NoError(t, s.Write(t.Context(), Entry{Epoch: 1, Home: "new"}))
+	found, err = Read(t.Context(), w, topic)
+	require.NoError(t, err)
+	require.Len(t, found, 1)
+
+	late, err := Open(t.Context(), w, topic)
+	require.NoError(t, err)
+	require.NoError(t, late.Begin(t.Context()))
+	_, err = Open(t.Context(), w, topic)
+	require.NoError(t, err)
+	require.Error(t, late.Write(t.Context(), Entry{Epoch: 2, Home: "elsewhere"}))
+	found, err = Read(t.Context(), w, topic)
+	require.NoError(t, err)
+	require.Len(t, found, 1)
+}
+
 // TestTheNewestDecisionCounts, and a cluster that is away does not matter once
 // another says that the topic lives there.
 func TestTheNewestDecisionCounts(t *testing.T) {
