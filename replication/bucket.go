@@ -71,6 +71,7 @@ func (b *bucket) run(ctx context.Context) {
 	pause := 50 * time.Millisecond
 	for ctx.Err() == nil {
 		began := time.Now()
+		revision := b.c.wanted().Revision
 		err := b.hold(ctx)
 		if ctx.Err() != nil {
 			return
@@ -80,6 +81,7 @@ func (b *bucket) run(ctx context.Context) {
 		}
 		b.c.log.Info("bucket begins anew", "link", b.c.spec.Name, "bucket", b.n, "why", err)
 		b.say(err.Error())
+		b.c.deny(b.n, revision, err)
 		if errors.Is(err, kafka.ProducerFenced) || errors.Is(err, kafka.InvalidProducerEpoch) {
 			b.c.dispute() // who fenced us may be the owner by now
 		}
@@ -192,6 +194,7 @@ func (b *bucket) serve(ctx context.Context, h *holding) (away int, err error) {
 	if err := b.fence(ctx, h, f); err != nil {
 		return 0, err
 	}
+	b.c.deny(b.n, 0, nil)
 	for _, l := range f.lanes {
 		h.served[l] = f.producer
 		h.wg.Go(func() { b.revive(h.ctx, l, f) })

@@ -72,6 +72,8 @@ type LinkStatus struct {
 	// Problems say why topics that match a pattern are not copied.
 	Problems map[starferry.Topic]string `json:"problems,omitempty"`
 
+	denied string // an ACL that a shard lacks
+
 	seen uint64 // the oldest revision of the spec that an owner works by
 }
 
@@ -185,6 +187,9 @@ func (c *Client) askStatus(ctx context.Context, link starferry.LinkName, t Table
 				}
 				mu.Lock()
 				sum.seen = min(sum.seen, r.Revision)
+				if r.Denied != "" {
+					sum.denied = fmt.Sprintf("shard %s: %s", s, r.Denied)
+				}
 				if len(r.Problems) > 0 {
 					sum.Problems = r.Problems
 				}

@@ -62,6 +62,9 @@ type copier struct {
 	store    *store
 	listNext time.Time                  // when topics are listed again, at the earliest
 	problems map[starferry.Topic]string // why topics that match are not copied
+	denials  map[int]denial             // by bucket, or surveyed
+	// allowedAt is the revision of the link whose topics may be read and written.
+	allowedAt uint64
 }
 
 // route is a connection to a broker of the target.
@@ -85,7 +88,7 @@ func newCopier(ctx context.Context, spec LinkSpec, s *Shard, src, tgt *wire.Clus
 		maps: s.maps, lease: s.lease, budget: s.budget, snaps: s.snaps,
 		log: s.log, unfenced: s.cfg.UnfencedWait, renew: s.cfg.renew,
 		buckets: map[int]*running{}, fetchers: map[int32]*fetcher{}, senders: map[route]*sender{},
-		rules: map[starferry.Topic]rules{}, loops: map[starferry.Topic]*loop{}, ids: map[place]string{}, missing: map[place]bool{},
+		rules: map[starferry.Topic]rules{}, loops: map[starferry.Topic]*loop{}, ids: map[place]string{}, missing: map[place]bool{}, denials: map[int]denial{},
 		limits: newLimits(spec.RateBytes, spec.RateRecords),
 		now:    spec, look: make(chan struct{}, 1), every: cmp.Or(s.cfg.refresh, refreshEvery), store: s.store,
 		dispute: s.poke,
@@ -156,10 +159,12 @@ func (c *copier) watch() {
 func (c *copier) refresh(ctx context.Context) {
 	short, cancel := context.WithTimeout(ctx, 15*time.Second)
 	defer cancel()
+	revision := c.wanted().Revision
 	lanes, err := c.survey(short)
 	if ctx.Err() != nil {
 		return
 	}
+	c.deny(surveyed, revision, err)
 	c.mu.Lock()
 	c.trouble = err
 	var changed []*running
@@ -200,6 +205,9 @@ func (b *bucket) has(lanes []starferry.TopicPartition) bool {
 // now, and lets the target follow the source's partitions.
 func (c *copier) survey(ctx context.Context) ([]starferry.TopicPartition, error) {
 	spec := c.wanted()
+	if err := c.allowed(ctx, spec); err != nil {
+		return nil, err
+	}
 	src, err := c.src.Metadata(ctx, spec.Topics...)
 	if err != nil {
 		return nil, err

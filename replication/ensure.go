@@ -161,7 +161,7 @@ func (c *Client) widen(ctx context.Context, src *wire.Cluster, have, want LinkSp
 		next.VerifyBytes, next.changed = want.VerifyBytes, true
 	}
 	if status, err := c.Status(ctx, have.Name); err == nil {
-		if slices.ContainsFunc(status.Lanes, func(l LaneStatus) bool { return l.State == Stopped }) {
+		if status.denied != "" || slices.ContainsFunc(status.Lanes, func(l LaneStatus) bool { return l.State == Stopped }) {
 			next.Attempt++
 			next.changed = true
 		}
@@ -183,6 +183,9 @@ func (c *Client) ready(ctx context.Context, spec LinkSpec) (LinkStatus, error) {
 		if err == nil {
 			last = status
 			state, reason := status.State()
+			if status.denied != "" && status.seen >= spec.Revision {
+				return status, fmt.Errorf("link %s was written, and cannot be copied: %s; then ask for it again", spec.Name, status.denied)
+			}
 			if status.seen >= spec.Revision && (len(status.Lanes) > 0 || len(spec.Topics) == 0) {
 				switch state {
 				case Copying, Stalled, Paused, Done:

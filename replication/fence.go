@@ -165,9 +165,6 @@ func (b *bucket) producer(ctx context.Context, writing bool) error {
 // disowned forgets the producer after any failure: the next try is a takeover.
 func (b *bucket) disowned(err error) error {
 	b.own = wire.Producer{ID: -1, Epoch: -1}
-	if errors.Is(err, kafka.TransactionalIDAuthorizationFailed) {
-		return fmt.Errorf("%w: allow the principal to write transactional ids with prefix starferry. on this cluster", err)
-	}
 	return err
 }
 

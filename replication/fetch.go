@@ -105,14 +105,14 @@ func (f *fetcher) missed(a asked, err error) {
 // handOn gives a lane its part of an answer, and reports how many records it has
 // and whether it wants more, from where.
 func (f *fetcher) handOn(a asked, p *kmsg.FetchResponseTopicPartition, frame *load) (records int, next asked, more bool) {
-	switch err := wire.Code(p.ErrorCode); {
+	switch err := f.c.src.Code(kmsg.Fetch, p.ErrorCode, wire.On{Topic: a.l.tp.Topic}); {
 	case err == nil:
 	case errors.Is(err, kafka.OffsetOutOfRange):
 		f.outOfRange(a, p)
 		return 0, a, false
 	case errors.Is(err, kafka.TopicAuthorizationFailed):
 		if a.l.current(a.term) {
-			a.l.stop(fmt.Errorf("fetch %s from %s: %w; allow the principal to read the topic, then ask for the link again", a.l.tp, f.c.spec.Source, err))
+			a.l.stop(fmt.Errorf("fetch %s from %s: %w; then ask for the link again", a.l.tp, f.c.spec.Source, err))
 		}
 		return 0, a, false
 	default: // reading does no harm, however often

@@ -246,8 +246,8 @@ func (s *stateLog) look(ctx context.Context, known starferry.Topic) error {
 	switch t := m.Topics[stateTopic]; {
 	case len(t.Partitions) > 0:
 		return s.Refresh(ctx)
-	case errors.Is(t.Err, kafka.TopicAuthorizationFailed):
-		return nil // who may not see it has not written it
+	case errors.Is(t.Err, kafka.TopicAuthorizationFailed): // others may have written it
+		return fmt.Errorf("look for state topic of %s, which tells copies from its own records: %w", s.c.Name(), t.Err)
 	case errors.Is(t.Err, kafka.UnknownTopicOrPartition) && len(m.Topics[known].Partitions) > 0:
 		return nil
 	default:
@@ -320,5 +320,5 @@ func (s *stateLog) listedBy(ctx context.Context, broker int32) error {
 	if !ok || len(r.Topics) != 1 {
 		return wire.ErrFrame
 	}
-	return wire.Code(r.Topics[0].ErrorCode)
+	return s.c.Code(kmsg.Metadata, r.Topics[0].ErrorCode, wire.On{Topic: stateTopic})
 }

@@ -199,7 +199,7 @@ func (s *sender) answered(parcels []parcel, resp kmsg.Response, err error) {
 
 // settle acts on the answer for one batch.
 func (s *sender) settle(p parcel, a *kmsg.ProduceResponseTopicPartition) {
-	err := wire.Code(a.ErrorCode)
+	err := s.c.tgt.Code(kmsg.Produce, a.ErrorCode, wire.On{Topic: p.l.to.Topic})
 	if err == nil && a.BaseOffset >= 0 {
 		p.l.acked(p.term, p.e, starferry.Offset(a.BaseOffset))
 		return
@@ -221,7 +221,7 @@ func (s *sender) settle(p parcel, a *kmsg.ProduceResponseTopicPartition) {
 		}
 	case errors.Is(err, kafka.TopicAuthorizationFailed), errors.Is(err, kafka.ClusterAuthorizationFailed):
 		if p.l.current(p.term) {
-			p.l.stop(fmt.Errorf("produce %s to %s: %w; allow the principal to write the topic, then ask for the link again", p.l.to, s.c.spec.Target, err))
+			p.l.stop(fmt.Errorf("produce %s to %s: %w; then ask for the link again", p.l.to, s.c.spec.Target, err))
 		}
 	default:
 		s.c.doubt(p, at, err)

@@ -37,6 +37,8 @@ type statusReply struct {
 	Revision uint64 `json:"revision"`
 	// Problems say why topics that match a pattern are not copied.
 	Problems map[starferry.Topic]string `json:"problems,omitempty"`
+	// Denied is an ACL that the shard lacks.
+	Denied string `json:"denied,omitempty"`
 	// Notes tell of buckets whose lanes are not known yet.
 	Notes map[int]string `json:"notes,omitempty"`
 }
@@ -147,7 +149,7 @@ func (s *Shard) answerStatus(_ context.Context, data []byte) any {
 		}
 		out.Lanes = append(out.Lanes, l.status())
 	}
-	out.Notes = c.notes()
+	out.Notes, out.Denied = c.notes(), c.denied()
 	return out
 }
 

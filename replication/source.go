@@ -182,7 +182,7 @@ func fetchOnce(ctx context.Context, c *wire.Cluster, tp starferry.TopicPartition
 		return nil, fmt.Errorf("fetch %s@%d from %s: %w", tp, from, c.Name(), errors.Join(wire.ErrFrame, wire.Code(f.ErrorCode)))
 	}
 	p := &f.Topics[0].Partitions[0]
-	if err := wire.Code(p.ErrorCode); err != nil {
+	if err := c.Code(kmsg.Fetch, p.ErrorCode, wire.On{Topic: tp.Topic}); err != nil {
 		c.Forget(tp.Topic)
 		if errors.Is(err, kafka.OffsetOutOfRange) && p.LogStartOffset < 0 {
 			// Apache Kafka leaves out where the log starts just when it matters.

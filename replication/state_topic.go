@@ -369,7 +369,7 @@ func (s *stateLog) produce(ctx context.Context, records []batch.Record) error {
 		addProduce(req, statePartition, b)
 		resp, err := s.c.DoOn(ctx, leader, req)
 		if err == nil {
-			err = produceError(resp)
+			err = s.c.Denied(kmsg.Produce, produceError(resp), wire.On{Topic: stateTopic})
 		}
 		if err != nil {
 			s.c.Forget(stateTopic)

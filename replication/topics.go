@@ -1,6 +1,7 @@
 package replication
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -42,15 +43,15 @@ func makeTopics(ctx context.Context, src, tgt *wire.Cluster, spec LinkSpec) erro
 			return fmt.Errorf("topic %s of %s: %w; check its name, and that the principal may describe it", t, src.Name(), orUnknown(from.Topics[t].Err))
 		}
 	}
-	confs, err := src.TopicConfigs(ctx, topics...)
-	if err != nil && len(confs) == 0 {
-		return fmt.Errorf("read topic settings on %s: %w", src.Name(), err)
-	}
+	confs, unread := src.TopicConfigs(ctx, topics...)
 	for i, t := range topics {
 		copied := targets[i]
 		n := len(from.Topics[t].Partitions)
 		have := len(to.Topics[copied].Partitions)
 		if have == 0 {
+			if confs[t] == nil {
+				return fmt.Errorf("read settings of topic %s on %s, which its copy takes over: %w", t, src.Name(), cmp.Or(unread, error(wire.ErrFrame)))
+			}
 			err = makeTopic(ctx, tgt, copied, n, confs[t])
 			if !errors.Is(err, kafka.TopicAlreadyExists) {
 				if err != nil {
@@ -131,7 +132,7 @@ func follow(ctx context.Context, tgt *wire.Cluster, t starferry.Topic, have, wan
 	resp, err := tgt.DoController(ctx, req)
 	if err == nil {
 		if r, ok := resp.(*kmsg.CreatePartitionsResponse); ok && len(r.Topics) == 1 {
-			err = wire.Code(r.Topics[0].ErrorCode)
+			err = tgt.Code(kmsg.CreatePartitions, r.Topics[0].ErrorCode, wire.On{Topic: t})
 		}
 	}
 	if err != nil && !errors.Is(err, kafka.InvalidPartitionNumber) {

@@ -126,7 +126,7 @@ func (c *cli) root() *cobra.Command {
 		&cobra.Group{ID: "serve", Title: "Processes:"},
 	)
 	root.AddCommand(c.runCommand(), c.planCommand(), c.execCommand(), c.resumeCommand(), c.rollbackCommand(), c.runsCommand(), c.statusCommand(), c.watchCommand(), c.journalCommand(), c.reportCommand())
-	root.AddCommand(c.consumersCommand(), c.producersCommand(), c.whereCommand(), c.homesCommand(), c.fenceCommand(), c.linksCommand(), c.linkCommand(), c.verifyCommand(), c.translateCommand(), c.mapCommand(), c.clustersCommand(), c.configCommand(), c.docCommand())
+	root.AddCommand(c.consumersCommand(), c.producersCommand(), c.whereCommand(), c.homesCommand(), c.fenceCommand(), c.linksCommand(), c.linkCommand(), c.verifyCommand(), c.translateCommand(), c.mapCommand(), c.clustersCommand(), c.kafkaCommand(), c.configCommand(), c.docCommand())
 	for _, v := range verbs() {
 		root.AddCommand(c.verbCommand(v))
 	}

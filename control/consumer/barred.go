@@ -2,16 +2,19 @@ package consumer
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
 	"github.com/segmentio/kafka-go"
+
+	"github.com/starferry/starferry/internal/wire"
 )
 
 // bar tells why the group was not joined. What will not pass by itself is said
 // in words, once, and stands in the lease and in Health until it has passed.
 func (m *membership) bar(ctx context.Context, code kafka.Error, err error) {
-	why := m.why(ctx, code)
+	why := m.why(ctx, code, err)
 	was := m.barred.Load()
 	switch {
 	case why == "":
@@ -27,19 +30,28 @@ func (m *membership) bar(ctx context.Context, code kafka.Error, err error) {
 
 // why says in words what a refusal to join means and what to do; "" for one that
 // passes.
-func (m *membership) why(ctx context.Context, code kafka.Error) string {
+func (m *membership) why(ctx context.Context, code kafka.Error, err error) string {
 	cannot := fmt.Sprintf("cannot join group %s on %s: ", m.c.cfg.Group, m.name)
 	switch code {
 	case kafka.InconsistentGroupProtocol:
 		return cannot + m.protocols(ctx)
-	case kafka.GroupAuthorizationFailed:
-		return cannot + "the principal may not read it: grant READ on the group"
+	case kafka.GroupAuthorizationFailed, kafka.TopicAuthorizationFailed:
+		return cannot + deniedWords(err)
 	case kafka.InvalidSessionTimeout:
 		return cannot + fmt.Sprintf("its brokers do not allow a session of %s: set SessionTimeout between their group.min.session.timeout.ms and group.max.session.timeout.ms", m.c.cfg.SessionTimeout)
 	case kafka.GroupMaxSizeReached:
 		return cannot + "it has as many members as its brokers allow (group.max.size): raise that, or run fewer instances"
 	}
 	return ""
+}
+
+// deniedWords says which ACL lacks.
+func deniedWords(err error) string {
+	var denied *wire.DeniedError
+	if errors.As(err, &denied) {
+		return denied.Error()
+	}
+	return err.Error()
 }
 
 // protocols says with whom there is nothing in common.

@@ -293,6 +293,7 @@ func (c *Consumer) step(e switchover.Event) {
 func (c *Consumer) act(e switchover.Effect) {
 	switch e := e.(type) {
 	case switchover.Join:
+		c.members[e.Cluster].standby.Store(e.Cluster != c.machine.Home())
 		c.members[e.Cluster].join(0)
 		c.conns[e.Cluster].warm()
 	case switchover.Rejoin:

@@ -2,6 +2,7 @@ package consumer
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"sync"
@@ -215,12 +216,16 @@ func (s *session) take(resp *kmsg.FetchResponse, at map[starferry.TopicPartition
 }
 
 func (s *session) partitionError(p *part, at starferry.Offset, fp *kmsg.FetchResponseTopicPartition) {
-	code := kafka.Error(fp.ErrorCode)
-	if code == kafka.OffsetOutOfRange {
+	err := s.wc.Code(kmsg.Fetch, fp.ErrorCode, wire.On{Topic: p.tp.Topic})
+	switch {
+	case errors.Is(err, kafka.OffsetOutOfRange):
 		s.outOfRange(p, at)
 		return
+	case errors.Is(err, kafka.TopicAuthorizationFailed):
+		s.refuse(p, fmt.Sprintf("%s on %s stands still: %v", p.tp, s.cluster, err))
+		return
 	}
-	s.c.log.Warn("fetch", "cluster", s.cluster, "partition", p.tp, "error", code)
+	s.c.log.Warn("fetch", "cluster", s.cluster, "partition", p.tp, "error", err)
 	p.mu.Lock()
 	p.leader = -1
 	p.mu.Unlock()

@@ -15,6 +15,7 @@ import (
 	"github.com/starferry/starferry"
 	"github.com/starferry/starferry/control"
 	"github.com/starferry/starferry/control/switchover"
+	"github.com/starferry/starferry/internal/acl"
 	"github.com/starferry/starferry/internal/wire"
 )
 
@@ -46,6 +47,7 @@ type membership struct {
 	good     atomic.Int64              // sinceBoot when the last answered heartbeat was sent
 	barred   atomic.Pointer[string]    // why it cannot join, if that does not pass by itself
 	stale    atomic.Bool               // it is to join anew: what it subscribes to has changed
+	standby  atomic.Bool               // the group lives elsewhere
 	ousted   atomic.Bool               // another process has taken the place; never to be taken back
 }
 
@@ -145,6 +147,9 @@ func (m *membership) joinUntil(ctx context.Context) {
 
 // joinOnce is one JoinGroup and one SyncGroup.
 func (m *membership) joinOnce(ctx context.Context) (*switchover.Assigned, error) {
+	if err := m.mayRead(ctx); err != nil {
+		return nil, err
+	}
 	resp, err := m.askJoin(ctx)
 	if err != nil {
 		return nil, err
@@ -193,6 +198,21 @@ func (m *membership) joinOnce(ctx context.Context) (*switchover.Assigned, error)
 	}
 	m.good.Store(sent)
 	return &switchover.Assigned{Cluster: m.name, Member: m.id, Generation: starferry.Generation(m.gen), Own: own, All: all(counts)}, nil
+}
+
+// mayRead asks, before a cluster is joined that the group may move to, whether
+// its topics may be read there: on a standby nothing is fetched that would show
+// it, and afterwards it is too late. An answer that does not come denies nothing.
+func (m *membership) mayRead(ctx context.Context) error {
+	if m.id != "" || !m.standby.Load() {
+		return nil
+	}
+	err := m.wc.May(ctx, wire.WantTopics(m.c.topics(), acl.Read)...)
+	var denied *wire.DeniedError
+	if errors.As(err, &denied) {
+		return fmt.Errorf("join group %s: %w", m.c.cfg.Group, denied)
+	}
+	return nil
 }
 
 func (m *membership) askJoin(ctx context.Context) (*kmsg.JoinGroupResponse, error) {

@@ -63,6 +63,9 @@ func (f *Fleet) SwitchExternal(ctx context.Context, o ExternalOrder) (ExternalRe
 	if err != nil {
 		return fail(err)
 	}
+	if err := f.allowed(ctx, x.o.SwitchOrder, true); err != nil {
+		return fail(err)
+	}
 	event := desired.Event{Group: o.Group, Who: o.By, Why: o.Why, Token: x.o.Token, When: f.c.Now().UnixMilli()}
 	event.What, event.Detail = "switch", fmt.Sprintf("from %s to %s over link %s, clients without the library", o.Source, o.Target, x.o.Link)
 	event.Data, _ = json.Marshal(ordered{o.Source, o.Target}) // plain data: it cannot fail

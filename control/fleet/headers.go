@@ -40,7 +40,7 @@ func (f *Fleet) tally(ctx context.Context, w *wire.Cluster, from, to map[starfer
 			if !ok || len(r.Topics) != 1 || len(r.Topics[0].Partitions) != 1 {
 				return nil, wire.ErrFrame
 			}
-			if err := wire.Code(r.Topics[0].Partitions[0].ErrorCode); err != nil {
+			if err := w.Code(kmsg.Fetch, r.Topics[0].Partitions[0].ErrorCode, wire.On{Topic: tp.Topic}); err != nil {
 				return nil, fmt.Errorf("read %s@%d on %s: %w", tp, at, w.Name(), err)
 			}
 			raw := r.Topics[0].Partitions[0].RecordBatches

@@ -128,7 +128,7 @@ func fetchOnce(ctx context.Context, w *wire.Cluster, tp starferry.TopicPartition
 		return nil, 0, err
 	}
 	fp := &resp.Topics[0].Partitions[0]
-	if err := wire.Code(fp.ErrorCode); err != nil {
+	if err := w.Code(kmsg.Fetch, fp.ErrorCode, wire.On{Topic: tp.Topic}); err != nil {
 		w.Forget(tp.Topic)
 		return nil, 0, err
 	}

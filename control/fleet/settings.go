@@ -322,6 +322,9 @@ func (f *Fleet) strangers(ctx context.Context, g starferry.Group, ls []control.L
 			found = append(found, fmt.Sprintf("the members on %s, which cannot be read: %v", c, s.err))
 			continue
 		}
+		if fencing(s.seen) {
+			continue // agents, who keep everybody out there
+		}
 		for _, m := range s.seen.Members {
 			// While a rebalance waits, for a handler that is stuck perhaps, an
 			// instance may not know its own member id yet, nor Kafka its user data.

@@ -60,6 +60,9 @@ func (f *Fleet) Switch(ctx context.Context, o SwitchOrder) (switchover.Report, e
 	if err != nil {
 		return switchover.Report{}, fmt.Errorf("switch %s: %w", o.Group, err)
 	}
+	if err := f.allowed(ctx, s.o, false); err != nil {
+		return switchover.Report{}, fmt.Errorf("switch %s: %w", o.Group, err)
+	}
 	event := desired.Event{Group: o.Group, Who: o.By, Why: o.Why, Token: s.o.Token, When: f.c.Now().UnixMilli()}
 	event.What, event.Detail = "switch", fmt.Sprintf("from %s to %s over link %s", o.Source, o.Target, o.Link)
 	event.Data, _ = json.Marshal(ordered{o.Source, o.Target}) // plain data: it cannot fail

@@ -183,7 +183,7 @@ func (l *look) producers(ctx context.Context, w *wire.Cluster, t starferry.Topic
 	}
 	for _, at := range r.(*kmsg.DescribeProducersResponse).Topics {
 		for _, rp := range at.Partitions {
-			if err := wire.Code(rp.ErrorCode); err != nil {
+			if err := w.Code(kmsg.DescribeProducers, rp.ErrorCode, wire.On{Topic: t}); err != nil {
 				return fmt.Errorf("ask who writes %s/%d on %s: %w", t, p.Partition, w.Name(), err)
 			}
 			for _, a := range rp.ActiveProducers {

@@ -137,7 +137,7 @@ func fetch(ctx context.Context, w *wire.Cluster, tp starferry.TopicPartition, at
 			return nil, at, wire.ErrFrame
 		}
 		p := r.Topics[0].Partitions[0]
-		if err := wire.Code(p.ErrorCode); errors.Is(err, kafka.NotLeaderForPartition) {
+		if err := w.Code(kmsg.Fetch, p.ErrorCode, wire.On{Topic: tp.Topic}); errors.Is(err, kafka.NotLeaderForPartition) {
 			w.Forget(tp.Topic)
 			continue
 		} else if err != nil {

@@ -209,7 +209,7 @@ func (o *outlet) answered(parcels []flight, resp kmsg.Response, err error) {
 		case a == nil:
 			o.s.l.again(o, f, fmt.Errorf("%w: it says nothing of %s", wire.ErrNoAnswer, o.s.l.tp(f.k.partition)), true)
 		default:
-			err := wire.Code(a.ErrorCode)
+			err := o.s.w.Code(kmsg.Produce, a.ErrorCode, wire.On{Topic: o.s.l.topic})
 			if err != nil && a.ErrorMessage != nil {
 				err = fmt.Errorf("%w (%s)", err, *a.ErrorMessage)
 			}

@@ -21,7 +21,7 @@ func (c *Cluster) BrokerSettings(ctx context.Context, broker int32, names ...str
 	}
 	found := map[string]string{}
 	for _, res := range r.(*kmsg.DescribeConfigsResponse).Resources {
-		if err := coded(res.ErrorCode, res.ErrorMessage); err != nil {
+		if err := c.Denied(kmsg.DescribeConfigs, coded(res.ErrorCode, res.ErrorMessage), On{}); err != nil {
 			return nil, fmt.Errorf("read settings of broker %d of cluster %q: %w", broker, c.conf.Name, err)
 		}
 		for _, e := range res.Configs {

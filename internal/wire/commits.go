@@ -47,7 +47,7 @@ func (c *Cluster) Committed(ctx context.Context, g starferry.Group, tps []starfe
 		if err != nil {
 			return nil, fmt.Errorf("read commits of group %s: %w", g, err)
 		}
-		failed := readCommitted(r.(*kmsg.OffsetFetchResponse), found)
+		failed := c.readCommitted(r.(*kmsg.OffsetFetchResponse), found)
 		if failed == nil {
 			return found, nil
 		}
@@ -72,7 +72,7 @@ func offsetFetch(g starferry.Group, tps []starferry.TopicPartition) *kmsg.Offset
 	return req
 }
 
-func readCommitted(resp *kmsg.OffsetFetchResponse, found map[starferry.TopicPartition]Committed) error {
+func (c *Cluster) readCommitted(resp *kmsg.OffsetFetchResponse, found map[starferry.TopicPartition]Committed) error {
 	switch err := Code(resp.ErrorCode); err {
 	case nil:
 	case kafka.GroupIdNotFound:
@@ -88,7 +88,7 @@ func readCommitted(resp *kmsg.OffsetFetchResponse, found map[starferry.TopicPart
 			tp := starferry.TopicPartition{Topic: starferry.Topic(t.Topic), Partition: starferry.Partition(p.Partition)}
 			switch {
 			case p.ErrorCode != 0:
-				failed = append(failed, &PartitionError{tp, Code(p.ErrorCode)})
+				failed = append(failed, &PartitionError{tp, c.Code(kmsg.OffsetFetch, p.ErrorCode, On{Topic: tp.Topic})})
 			case p.Offset >= 0:
 				com := Committed{Offset: starferry.Offset(p.Offset), LeaderEpoch: p.LeaderEpoch}
 				if p.Metadata != nil {
@@ -132,31 +132,31 @@ func (c *Cluster) Commit(ctx context.Context, com Commit) error {
 	if err != nil {
 		return fmt.Errorf("commit group %s: %w", com.Group, err)
 	}
-	if err := committed(r.(*kmsg.OffsetCommitResponse), tps); err != nil {
+	if err := c.committed(r.(*kmsg.OffsetCommitResponse), tps); err != nil {
 		return fmt.Errorf("commit group %s on cluster %q as member %q in generation %d: %w", com.Group, c.conf.Name, com.Member, com.Generation, err)
 	}
 	return nil
 }
 
 // committed checks that every partition was taken.
-func committed(resp *kmsg.OffsetCommitResponse, tps []starferry.TopicPartition) error {
+func (c *Cluster) committed(resp *kmsg.OffsetCommitResponse, tps []starferry.TopicPartition) error {
 	codes := map[starferry.TopicPartition]int16{}
 	for _, t := range resp.Topics {
 		for _, p := range t.Partitions {
 			codes[starferry.TopicPartition{Topic: starferry.Topic(t.Topic), Partition: starferry.Partition(p.Partition)}] = p.ErrorCode
 		}
 	}
-	return allTaken(tps, codes)
+	return c.allTaken(kmsg.OffsetCommit, tps, codes)
 }
 
 // allTaken judges an answer by its error codes: one for each partition asked, 0
 // if it was taken.
-func allTaken(tps []starferry.TopicPartition, codes map[starferry.TopicPartition]int16) error {
+func (c *Cluster) allTaken(request kmsg.Key, tps []starferry.TopicPartition, codes map[starferry.TopicPartition]int16) error {
 	var failed []*PartitionError
 	for _, tp := range tps {
 		if code, answered := codes[tp]; !answered {
 			failed = append(failed, &PartitionError{tp, fmt.Errorf("%w: the answer leaves the partition out", ErrNoAnswer)})
-		} else if err := Code(code); err != nil {
+		} else if err := c.Code(request, code, On{Topic: tp.Topic}); err != nil {
 			failed = append(failed, &PartitionError{tp, err})
 		}
 	}

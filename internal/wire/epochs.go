@@ -36,7 +36,7 @@ func (c *Cluster) EpochEnd(ctx context.Context, tp starferry.TopicPartition, bro
 		return starferry.NoOffset, fmt.Errorf("ask where epoch %d of %s ends: %w", epoch, tp, ErrFrame)
 	}
 	got := resp.Topics[0].Partitions[0]
-	if err := Code(got.ErrorCode); err != nil {
+	if err := c.Code(kmsg.OffsetForLeaderEpoch, got.ErrorCode, On{Topic: tp.Topic}); err != nil {
 		if leaderMoved(err) {
 			c.Forget(tp.Topic)
 		}

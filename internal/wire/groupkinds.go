@@ -33,9 +33,9 @@ func (c *Cluster) AnyGroup(ctx context.Context, g starferry.Group) (GroupDescrip
 		return d, fmt.Errorf("describe group %s: %w", g, err)
 	}
 	for _, rg := range r.(*kmsg.ConsumerGroupDescribeResponse).Groups {
-		switch err := Code(rg.ErrorCode); {
+		switch err := c.Denied(kmsg.ConsumerGroupDescribe, coded(rg.ErrorCode, rg.ErrorMessage), On{Group: g}); {
 		case rg.Group != string(g):
-		case err == kafka.GroupIdNotFound, errors.Is(err, kafka.UnsupportedVersion):
+		case errors.Is(err, kafka.GroupIdNotFound), errors.Is(err, kafka.UnsupportedVersion):
 		case err != nil:
 			return d, fmt.Errorf("describe group %s on cluster %q: %w", g, c.conf.Name, err)
 		default:

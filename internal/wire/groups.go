@@ -133,7 +133,7 @@ func (c *Cluster) groupsOf(ctx context.Context, broker int32) ([]ListedGroup, er
 			return nil, err
 		}
 		resp := r.(*kmsg.ListGroupsResponse)
-		if err := Code(resp.ErrorCode); err != nil {
+		if err := c.Code(kmsg.ListGroups, resp.ErrorCode, On{}); err != nil {
 			if between(err) && wait.next(ctx, err) {
 				continue
 			}

@@ -65,12 +65,12 @@ func (c *Cluster) Metadata(ctx context.Context, topics ...starferry.Topic) (*Met
 	if err != nil {
 		return nil, fmt.Errorf("read metadata: %w", err)
 	}
-	m := readMetadata(r.(*kmsg.MetadataResponse))
+	m := c.readMetadata(r.(*kmsg.MetadataResponse))
 	c.remember(m)
 	return m, nil
 }
 
-func readMetadata(r *kmsg.MetadataResponse) *Metadata {
+func (c *Cluster) readMetadata(r *kmsg.MetadataResponse) *Metadata {
 	m := &Metadata{Controller: r.ControllerID, Topics: make(map[starferry.Topic]TopicMeta, len(r.Topics))}
 	if r.ClusterID != nil {
 		m.ClusterID = *r.ClusterID
@@ -86,7 +86,7 @@ func readMetadata(r *kmsg.MetadataResponse) *Metadata {
 		if t.Topic == nil {
 			continue
 		}
-		meta := TopicMeta{ID: t.TopicID, Err: Code(t.ErrorCode), Partitions: make([]PartitionMeta, 0, len(t.Partitions))}
+		meta := TopicMeta{ID: t.TopicID, Err: c.Code(kmsg.Metadata, t.ErrorCode, On{Topic: starferry.Topic(*t.Topic)}), Partitions: make([]PartitionMeta, 0, len(t.Partitions))}
 		for _, p := range t.Partitions {
 			meta.Partitions = append(meta.Partitions, PartitionMeta{
 				Partition: starferry.Partition(p.Partition), Leader: p.Leader, LeaderEpoch: p.LeaderEpoch,

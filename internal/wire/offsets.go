@@ -103,7 +103,7 @@ func (c *Cluster) offsetsOnce(ctx context.Context, tps []starferry.TopicPartitio
 	}
 	g.Wait()
 	for _, p := range asked {
-		failed = append(failed, readOffsets(p.tps, p.resp, p.err, found)...)
+		failed = append(failed, c.readOffsets(p.tps, p.resp, p.err, found)...)
 	}
 	return failed
 }
@@ -127,13 +127,13 @@ func listOffsets(tps []starferry.TopicPartition, at At) *kmsg.ListOffsetsRequest
 	return req
 }
 
-func readOffsets(tps []starferry.TopicPartition, resp *kmsg.ListOffsetsResponse, err error, found map[starferry.TopicPartition]starferry.Offset) (failed []*PartitionError) {
+func (c *Cluster) readOffsets(tps []starferry.TopicPartition, resp *kmsg.ListOffsetsResponse, err error, found map[starferry.TopicPartition]starferry.Offset) (failed []*PartitionError) {
 	got := map[starferry.TopicPartition]error{}
 	if err == nil {
 		for _, t := range resp.Topics {
 			for _, p := range t.Partitions {
 				tp := starferry.TopicPartition{Topic: starferry.Topic(t.Topic), Partition: starferry.Partition(p.Partition)}
-				got[tp] = Code(p.ErrorCode)
+				got[tp] = c.Code(kmsg.ListOffsets, p.ErrorCode, On{Topic: tp.Topic})
 				if p.ErrorCode == 0 {
 					found[tp] = starferry.Offset(p.Offset)
 				}

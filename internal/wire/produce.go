@@ -44,7 +44,7 @@ func (c *Cluster) produce(ctx context.Context, tp starferry.TopicPartition, set 
 	if !ok || len(r.Topics) != 1 || len(r.Topics[0].Partitions) != 1 {
 		return fail(ErrFrame)
 	}
-	if err := Code(r.Topics[0].Partitions[0].ErrorCode); err != nil {
+	if err := c.Code(kmsg.Produce, r.Topics[0].Partitions[0].ErrorCode, On{Topic: tp.Topic}); err != nil {
 		return fail(err)
 	}
 	return starferry.Offset(r.Topics[0].Partitions[0].BaseOffset), nil

@@ -113,7 +113,7 @@ func (c *Cluster) coordinated(ctx context.Context, at coordinator, req kmsg.Requ
 		}
 		if err == nil {
 			if err = tryAgain(resp); err == nil {
-				return resp, nil
+				return resp, c.refused(at, req, resp)
 			}
 			if err == kafka.ConcurrentTransactions {
 				wait.reset()
@@ -152,7 +152,7 @@ func (c *Cluster) coordinator(ctx context.Context, at coordinator) (int32, error
 		return -1, fmt.Errorf("find coordinator of %s: %w", at, err)
 	}
 	resp := r.(*kmsg.FindCoordinatorResponse)
-	if err := coded(resp.ErrorCode, resp.ErrorMessage); err != nil {
+	if err := c.Denied(kmsg.FindCoordinator, coded(resp.ErrorCode, resp.ErrorMessage), On{Group: starferry.Group(at.key), TxID: at.key}); err != nil {
 		return -1, fmt.Errorf("find coordinator of %s: %w", at, err)
 	}
 	c.mu.Lock()

@@ -1,16 +1,8 @@
 package wire_test
 
 import (
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/tls"
-	"crypto/x509"
-	"crypto/x509/pkix"
-	"encoding/pem"
 	"fmt"
-	"math/big"
-	"net"
 	"os"
 	"path/filepath"
 	"testing"
@@ -27,34 +19,9 @@ import (
 
 const password = "canary-7f3a"
 
-// identity makes a self-signed certificate for 127.0.0.1 and returns it with
-// the files of certificate and key.
-func identity(t *testing.T) (pair tls.Certificate, certFile, keyFile string) {
-	t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	require.NoError(t, err)
-	template := &x509.Certificate{
-		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "test"}, IsCA: true, BasicConstraintsValid: true,
-		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour), IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
-	}
-	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
-	require.NoError(t, err)
-	raw, err := x509.MarshalPKCS8PrivateKey(key)
-	require.NoError(t, err)
-	certPEM := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})
-	keyPEM := pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: raw})
-	dir := t.TempDir()
-	certFile, keyFile = filepath.Join(dir, "cert.pem"), filepath.Join(dir, "key.pem")
-	require.NoError(t, os.WriteFile(certFile, certPEM, 0o600))
-	require.NoError(t, os.WriteFile(keyFile, keyPEM, 0o600))
-	pair, err = tls.X509KeyPair(certPEM, keyPEM)
-	require.NoError(t, err)
-	return pair, certFile, keyFile
-}
-
 func TestTLS(t *testing.T) {
-	pair, cert, key := identity(t)
-	_, stranger, _ := identity(t)
+	pair, cert, key := kafkatest.Identity(t)
+	_, stranger, _ := kafkatest.Identity(t)
 	_, conf := kafkatest.Fake(t, "old", kfake.TLS(&tls.Config{Certificates: []tls.Certificate{pair}}))
 	for name, x := range map[string]struct {
 		tls  *starferry.TLS
@@ -176,7 +143,7 @@ func TestTLSOfARealBroker(t *testing.T) {
 	if !kafkatest.Real() {
 		t.Skip("needs Apache Kafka: set STARFERRY_KAFKA")
 	}
-	_, cert, key := identity(t)
+	_, cert, key := kafkatest.Identity(t)
 	certPEM, err := os.ReadFile(cert)
 	require.NoError(t, err)
 	keyPEM, err := os.ReadFile(key)
@@ -204,7 +171,7 @@ func TestTLSOfARealBroker(t *testing.T) {
 	kafkatest.Produce(t, conf, topic, 0, kafkatest.Values("v", 500)...)
 	require.Len(t, kafkatest.Records(t, conf, topic, 0), 500)
 
-	_, stranger, _ := identity(t)
+	_, stranger, _ := kafkatest.Identity(t)
 	conf.TLS = &starferry.TLS{CAFile: stranger}
 	_, err = kafkatest.Open(t, conf).Metadata(t.Context())
 	require.ErrorContains(t, err, "certificate")

@@ -51,7 +51,7 @@ func (c *Cluster) CreateTopic(ctx context.Context, spec TopicSpec) error {
 		return fmt.Errorf("create topic %s: %w", spec.Topic, err)
 	}
 	for _, rt := range r.(*kmsg.CreateTopicsResponse).Topics {
-		if err := coded(rt.ErrorCode, rt.ErrorMessage); err != nil {
+		if err := c.Denied(kmsg.CreateTopics, coded(rt.ErrorCode, rt.ErrorMessage), On{Topic: spec.Topic}); err != nil {
 			return fmt.Errorf("create topic %s on cluster %q: %w", spec.Topic, c.conf.Name, err)
 		}
 	}
@@ -120,6 +120,7 @@ func (c *Cluster) DeleteTopics(ctx context.Context, topics ...starferry.Topic) e
 	var errs []error
 	for _, t := range r.(*kmsg.DeleteTopicsResponse).Topics {
 		if err := coded(t.ErrorCode, t.ErrorMessage); err != nil && t.Topic != nil {
+			err = c.Denied(kmsg.DeleteTopics, err, On{Topic: starferry.Topic(*t.Topic)})
 			errs = append(errs, fmt.Errorf("delete topic %s on cluster %q: %w", *t.Topic, c.conf.Name, err))
 		}
 	}
@@ -147,6 +148,7 @@ func (c *Cluster) TopicConfigs(ctx context.Context, topics ...starferry.Topic) (
 	var errs []error
 	for _, res := range r.(*kmsg.DescribeConfigsResponse).Resources {
 		if err := coded(res.ErrorCode, res.ErrorMessage); err != nil {
+			err = c.Denied(kmsg.DescribeConfigs, err, On{Topic: starferry.Topic(res.ResourceName)})
 			errs = append(errs, fmt.Errorf("read configs of topic %s on cluster %q: %w", res.ResourceName, c.conf.Name, err))
 			continue
 		}

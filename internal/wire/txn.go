@@ -42,7 +42,7 @@ func (c *Cluster) InitProducer(ctx context.Context, txid string, timeout time.Du
 		return Producer{}, fmt.Errorf("init producer %s: %w", txid, err)
 	}
 	resp := r.(*kmsg.InitProducerIDResponse)
-	if err := Code(resp.ErrorCode); err != nil {
+	if err := c.Code(kmsg.InitProducerID, resp.ErrorCode, On{TxID: txid}); err != nil {
 		return Producer{}, fmt.Errorf("init producer %s on cluster %q: %w", txid, c.conf.Name, err)
 	}
 	if own.ID >= 0 && resp.Version < 3 {
@@ -71,8 +71,8 @@ func (c *Cluster) AddPartitionsToTxn(ctx context.Context, txid string, p Produce
 	var failed []*PartitionError
 	for _, t := range r.(*kmsg.AddPartitionsToTxnResponse).Topics {
 		for _, rp := range t.Partitions {
-			if err := Code(rp.ErrorCode); err != nil {
-				tp := starferry.TopicPartition{Topic: starferry.Topic(t.Topic), Partition: starferry.Partition(rp.Partition)}
+			tp := starferry.TopicPartition{Topic: starferry.Topic(t.Topic), Partition: starferry.Partition(rp.Partition)}
+			if err := c.Code(kmsg.AddPartitionsToTxn, rp.ErrorCode, On{Topic: tp.Topic, TxID: txid}); err != nil {
 				failed = append(failed, &PartitionError{tp, err})
 			}
 		}

@@ -61,7 +61,7 @@ func (c *Cluster) TxnCommit(ctx context.Context, txid string, p Producer, com Co
 			codes[starferry.TopicPartition{Topic: starferry.Topic(t.Topic), Partition: starferry.Partition(rp.Partition)}] = rp.ErrorCode
 		}
 	}
-	if err := allTaken(tps, codes); err != nil {
+	if err := c.allTaken(kmsg.TxnOffsetCommit, tps, codes); err != nil {
 		return fmt.Errorf("commit group %s in transaction %s on cluster %q as member %q in generation %d: %w", com.Group, txid, c.conf.Name, com.Member, com.Generation, err)
 	}
 	return nil
