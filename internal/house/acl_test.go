@@ -335,6 +335,10 @@ func (e *errands) hand() {
 	e.says(e.starferry("replay", "--group", string(e.s.group), "--reason", "test"), 0)
 	require.Eventually(e.t, func() bool { return e.mendedSeen.Load() == 1 }, patience, poll, "what was put back is not handled")
 
+	e.says(e.starferry("peek", "--group", string(e.s.group), "--at", string(topic)+"/0@1"), 0, string(topic)+"/0@")
+	e.says(e.starferry("where", string(e.s.group)), 0, string(e.new.Name))
+	e.says(e.starferry("consumers"), 0, string(e.s.group))
+
 	e.slow.Store(true)
 	for range 100 {
 		require.NoError(e.t, e.s.produce(""))
