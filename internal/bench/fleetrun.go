@@ -60,7 +60,19 @@ type fleetRun struct {
 }
 
 // openFleetRun starts NATS, a shard and the link, and lets records flow.
-func (b *bench) openFleetRun(ctx context.Context, dir string, p *pair, pl plan) (_ *fleetRun, err error) {
+func (b *bench) openFleetRun(ctx context.Context, dir string, p *pair, pl plan) (*fleetRun, error) {
+	r, err := b.openHand(ctx, dir, p, pl)
+	if err != nil {
+		return nil, err
+	}
+	if err := r.link(ctx); err != nil {
+		return nil, errors.Join(err, r.Close())
+	}
+	return r, nil
+}
+
+// openHand starts NATS and what an agent acts with. Nothing is copied.
+func (b *bench) openHand(ctx context.Context, dir string, p *pair, pl plan) (_ *fleetRun, err error) {
 	r := &fleetRun{plan: pl, b: b, pair: p, dir: filepath.Join(dir, pl.name), topic: starferry.Topic(pl.name), ledger: newLedger(pl.partitions)}
 	defer func() {
 		if err != nil {
@@ -89,7 +101,7 @@ func (b *bench) openFleetRun(ctx context.Context, dir string, p *pair, pl plan) 
 	}
 	r.closers = append(r.closers, r.world.Close)
 	r.ports = r.world.Ports()
-	return r, r.link(ctx)
+	return r, nil
 }
 
 // ways leads the instances to the brokers and to NATS, by a detour if there is

@@ -34,6 +34,8 @@ func parts() []part {
 		{"reread", "records a moved group reads again, beside MirrorMaker 2", reread},
 		{"switch", "the pause of a group that changes cluster, beside leave and join", switches},
 		{"beside", "one link while a live group on the same clusters is switched to and fro", beside},
+		{"hand", "a throttle to 2,000 instances, and a skip of a record that blocks", hand},
+		{"redistribute", "the backlog of one partition spread over a group, beside the plain copy of it", redistribute},
 		{"producers", "the hold of producers that are moved there and back while they write", producers},
 		{"consumer", "the consumer library beside kafka-go's Reader and franz-go, and idle", contest},
 		{"lanes", "memory and idle cost of 1,000 and 10,000 lanes", lanes},
