@@ -131,6 +131,7 @@ func (c *cli) root() *cobra.Command {
 		root.AddCommand(c.verbCommand(v))
 	}
 	root.AddCommand(c.peekCommand(), c.stateCommand(), c.topCommand(), c.auditCommand())
+	root.AddCommand(c.conformanceCommand(), c.clientCommand())
 	root.AddCommand(c.demoCommand(), c.agentCommand(), c.shardCommand(), c.versionCommand())
 	c.completions(root)
 	return root

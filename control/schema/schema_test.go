@@ -4,6 +4,7 @@ import (
 	"encoding"
 	"encoding/json"
 	"maps"
+	"os"
 	"reflect"
 	"slices"
 	"strings"
@@ -38,6 +39,14 @@ func TestEveryPayloadHasItsSchema(t *testing.T) {
 	require.ElementsMatch(t, want, schema.Names())
 	_, err := schema.Text("leese")
 	require.ErrorContains(t, err, `there is no schema "leese"; there are audit_event,`)
+}
+
+func TestThePageNamesEverySchema(t *testing.T) {
+	page, err := os.ReadFile("../../docs/protocol.md")
+	require.NoError(t, err)
+	for _, name := range schema.Names() {
+		assert.Contains(t, string(page), "control/schema/"+name+".json")
+	}
 }
 
 // TestSchemasAndTypesHaveTheSameFields: what one of them has and the other has
