@@ -254,6 +254,13 @@ func filledList[T any](l []T) []T {
 	return l
 }
 
+func filledMap[K comparable, V any](m map[K]V) map[K]V {
+	if m == nil {
+		return map[K]V{}
+	}
+	return m
+}
+
 // SwitchPhase is how long a switch was in one phase.
 type SwitchPhase struct {
 	Phase string  `json:"phase"`
@@ -342,6 +349,8 @@ type GroupSettings struct {
 	Limits map[starferry.TopicPartition]Limit `json:"limits,omitempty"`
 	Skips  []GroupSkip                        `json:"skips,omitempty"`
 	Holds  []GroupHold                        `json:"holds,omitempty"`
+	// Redistribution is the one under way; nil: there is none.
+	Redistribution *GroupSpread `json:"redistribution"`
 }
 
 // GroupHold is one pause that is in force.

@@ -48,6 +48,29 @@ type RedistributeReport struct {
 	Instances []string `json:"instances"`
 }
 
+// GroupSpread is a redistribution under way.
+type GroupSpread struct {
+	Partition starferry.TopicPartition `json:"partition"`
+	Topic     starferry.Topic          `json:"topic"` // the overflow
+	Order     string                   `json:"order"`
+	Phase     string                   `json:"phase"` // prepare, move or close
+	// Until is where the backlog ends that is moved; 0 once it is to be stopped.
+	Until starferry.Offset `json:"until"`
+	By    string           `json:"by"`
+	Why   string           `json:"why"`
+}
+
+// String is it in a table.
+func (s *GroupSpread) String() string {
+	switch {
+	case s == nil:
+		return "-"
+	case s.Phase == "move" && s.Until == 0:
+		return fmt.Sprintf("%s (stopping) by %s", s.Partition, s.Topic)
+	}
+	return fmt.Sprintf("%s (%s) by %s", s.Partition, s.Phase, s.Topic)
+}
+
 func redistributeEntry(p Ports, t typeSet) *scripting.Builtin {
 	r := redistribute{p}
 	return &scripting.Builtin{

@@ -23,7 +23,7 @@ func translateOffsetEntry(p Ports, t typeSet) *scripting.Builtin {
 		if err != nil {
 			return nil, err
 		}
-		return fields(a, nil)
+		return fields(a, map[string]any{"missing": filledMap(a.Missing), "behind": filledMap(a.Behind)}) // there also when they are empty
 	}
 	return &scripting.Builtin{
 		Name: "translate_offset", Class: scripting.Read, Rev: 1,

@@ -89,7 +89,7 @@ func (g *glance) show(w io.Writer, before *glance) error {
 	held := g.column()
 	fmt.Fprintf(w, "%s  %s  on %s, epoch %d  %d instances  lag %d%s  %.1f/s\n", g.at.Format(time.TimeOnly), g.Group, g.Home, g.Epoch,
 		len(g.Instances), g.Lag, strings.TrimSuffix(" "+trend(change), " -"), rate)
-	fmt.Fprintf(w, "limit %s  paused %s  skips %d\n\n", held[3][1], held[4][1], len(g.Settings.Skips))
+	fmt.Fprintf(w, "limit %s  paused %s  skips %d  redistributed %s\n\n", held[3][1], held[4][1], len(g.Settings.Skips), g.Settings.Redistribution)
 	for _, i := range g.Instances {
 		if i.Refusal != "" {
 			fmt.Fprintf(w, "%s refuses: %s\n", i.Name, i.Refusal)

@@ -257,6 +257,7 @@ func (s *standing) column() [][]string {
 		{"paused", or(strings.Join(paused, ", "), "-")},
 		{"skips set", strconv.Itoa(len(s.Settings.Skips))},
 		{"records skipped", strconv.FormatInt(skipped, 10)},
+		{"redistributed", s.Settings.Redistribution.String()},
 		{"blocked", or(strings.Join(blocked, ", "), "-")},
 		{"lag", strconv.FormatInt(s.Lag, 10)},
 	}

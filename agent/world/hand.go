@@ -122,6 +122,9 @@ func settings(s control.Settings, rev uint64) builtins.GroupSettings {
 		}
 		out.Limits[tp] = limit(t)
 	}
+	if o := s.Overflow; o != nil {
+		out.Redistribution = &builtins.GroupSpread{Partition: o.Partition, Topic: o.Topic, Order: string(o.Order), Phase: string(o.Phase), Until: o.Until, By: o.By, Why: o.Why}
+	}
 	for _, h := range s.Holds {
 		out.Holds = append(out.Holds, builtins.GroupHold{ID: h.ID, On: heldOn(h), Until: h.Until, By: h.By, Why: h.Why})
 	}

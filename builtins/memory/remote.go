@@ -60,15 +60,20 @@ func (w *World) Rewind(_ context.Context, r builtins.RewindRequest) (builtins.Re
 	return done, nil
 }
 
-// State is one instance with one partition, blocked at offset 7.
+// State is the instances, the first with one partition, blocked at offset 7.
 func (w *World) State(_ context.Context, g starferry.Group) (builtins.GroupState, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	home := w.home(g)
-	return builtins.GroupState{Group: g, Home: home.Cluster, Epoch: home.Epoch, Phase: home.Phase, Settings: w.Set, Lag: 5,
-		Instances:  []builtins.InstanceState{{Name: "a", Host: "h", Home: string(home.Cluster), Revision: w.Set.Revision}},
-		Partitions: []builtins.PartitionState{{Partition: "orders/0", Instance: "a", Position: 8, Committed: 7, Lag: 5, Blocked: 7, BusyMS: 4000}},
-	}, nil
+	p := builtins.PartitionState{Partition: "orders/0", Instance: "a", Position: 8, Committed: 7, Lag: w.Behind[starferry.TopicPartition{Topic: "orders"}], Blocked: 7, BusyMS: 4000}
+	if w.Free {
+		p.Blocked, p.BusyMS = starferry.NoOffset, 0
+	}
+	s := builtins.GroupState{Group: g, Home: home.Cluster, Epoch: home.Epoch, Phase: home.Phase, Settings: w.Set, Lag: p.Lag, Partitions: []builtins.PartitionState{p}}
+	for _, i := range w.Instances {
+		s.Instances = append(s.Instances, builtins.InstanceState{Name: i, Host: "h", Home: string(home.Cluster), Revision: w.Set.Revision})
+	}
+	return s, nil
 }
 
 // Peek shows records whose value is their offset.

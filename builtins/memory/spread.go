@@ -7,10 +7,13 @@ import (
 	"github.com/starferry/starferry/builtins"
 )
 
-// Redistribute handles the backlog at once.
+// Redistribute handles the backlog at once; there is never anything to stop.
 func (w *World) Redistribute(_ context.Context, r builtins.RedistributeRequest) (builtins.RedistributeReport, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	if r.Stop {
+		return builtins.RedistributeReport{Group: r.Group, Partition: r.Partition}, w.effect("redistribute stop", r.Token)
+	}
 	if err := w.effect("redistribute", r.Token); err != nil {
 		return builtins.RedistributeReport{}, err
 	}

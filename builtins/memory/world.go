@@ -44,25 +44,29 @@ type World struct {
 	Refuses map[starferry.Group]string
 	Fenced  []starferry.ClusterName
 	Spread  map[string]builtins.RedistributeReport // by token
-	Written Written
+	// Instances are those of billing; Free: no record blocks orders/0.
+	Instances []starferry.InstanceID
+	Free      bool
+	Written   Written
 }
 
 // New returns a world in which nothing has moved yet.
 func New() *World {
 	return &World{
-		Time:    time.UnixMilli(1_700_000_000_000),
-		On:      map[starferry.ClusterName]map[starferry.Topic]int{"old": {"orders": 3, "payments": 2}, "new": {}},
-		Links:   map[starferry.LinkName]builtins.LinkInfo{},
-		Lives:   builtins.GroupHome{Group: "billing", Cluster: "old", Epoch: 1, Phase: "steady"},
-		Behind:  map[starferry.TopicPartition]int64{{Topic: "orders", Partition: 0}: 5},
-		Exact:   5,
-		Effects: map[string]int{},
-		Homes:   map[starferry.Group]builtins.GroupHome{},
-		Stands:  map[starferry.TopicPartition]starferry.Offset{},
-		Done:    map[string]builtins.RewindReport{},
-		Refuses: map[starferry.Group]string{},
-		Spread:  map[string]builtins.RedistributeReport{},
-		Written: Written{Home: builtins.TopicHome{Topic: "orders", Cluster: "old", Producers: map[starferry.InstanceID]starferry.ClusterName{"web": "old", "batch": "old"}}},
+		Time:      time.UnixMilli(1_700_000_000_000),
+		On:        map[starferry.ClusterName]map[starferry.Topic]int{"old": {"orders": 3, "payments": 2}, "new": {}},
+		Links:     map[starferry.LinkName]builtins.LinkInfo{},
+		Lives:     builtins.GroupHome{Group: "billing", Cluster: "old", Epoch: 1, Phase: "steady"},
+		Behind:    map[starferry.TopicPartition]int64{{Topic: "orders", Partition: 0}: 5},
+		Exact:     5,
+		Effects:   map[string]int{},
+		Homes:     map[starferry.Group]builtins.GroupHome{},
+		Stands:    map[starferry.TopicPartition]starferry.Offset{},
+		Done:      map[string]builtins.RewindReport{},
+		Refuses:   map[starferry.Group]string{},
+		Spread:    map[string]builtins.RedistributeReport{},
+		Instances: []starferry.InstanceID{"a"},
+		Written:   Written{Home: builtins.TopicHome{Topic: "orders", Cluster: "old", Producers: map[starferry.InstanceID]starferry.ClusterName{"web": "old", "batch": "old"}}},
 	}
 }
 

@@ -212,6 +212,8 @@ func (v View) unknown() string {
 		switch {
 		case s.Err != "":
 			parts = append(parts, fmt.Sprintf("%s cannot be read (%s)", c, s.Err))
+		case len(s.Found) == 0 && len(s.Group.Members) > 0:
+			parts = append(parts, fmt.Sprintf("%s has %d members of it and no offset", c, len(s.Group.Members)))
 		case len(s.Found) == 0:
 			parts = append(parts, fmt.Sprintf("%s knows no offset of it", c))
 		default:
