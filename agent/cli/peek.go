@@ -115,7 +115,7 @@ func (c *cli) stateCommand() *cobra.Command {
 			if json {
 				return asJSON(c.Out, s.GroupState)
 			}
-			if err := table(c.Out, []string{"group " + args[0], "now"}, s.rows(nil)); err != nil {
+			if err := table(c.Out, []string{"", "now"}, s.rows(nil)); err != nil {
 				return err
 			}
 			fmt.Fprintln(c.Out)

@@ -86,10 +86,9 @@ func (g *glance) show(w io.Writer, before *glance) error {
 		}
 		rows = append(rows, append(row, fmt.Sprintf("%.1f", r), trend(d)))
 	}
-	held := g.column()
 	fmt.Fprintf(w, "%s  %s  on %s, epoch %d  %d instances  lag %d%s  %.1f/s\n", g.at.Format(time.TimeOnly), g.Group, g.Home, g.Epoch,
 		len(g.Instances), g.Lag, strings.TrimSuffix(" "+trend(change), " -"), rate)
-	fmt.Fprintf(w, "limit %s  paused %s  skips %d  redistributed %s\n\n", held[3][1], held[4][1], len(g.Settings.Skips), g.Settings.Redistribution)
+	fmt.Fprintf(w, "limit %s  paused %s  skips %d  redistributed %s\n\n", g.limits(), g.paused(), len(g.Settings.Skips), g.Settings.Redistribution)
 	for _, i := range g.Instances {
 		if i.Refusal != "" {
 			fmt.Fprintf(w, "%s refuses: %s\n", i.Name, i.Refusal)

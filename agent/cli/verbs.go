@@ -154,7 +154,7 @@ func (c *cli) carryOut(cmd *cobra.Command, b *scripting.Builtin, f runFlags) err
 	group := cmd.Flag("group").Value.String()
 	before, _ := c.stands(cmd.Context(), starferry.Group(group)) //nolint:errcheck // the table is a favour; the call says what is wrong
 	if !f.auto && terminal(c.In) && before != nil {
-		if err := table(c.Err, []string{"group " + group, "now"}, before.rows(nil)); err != nil {
+		if err := table(c.Err, []string{"", "now"}, before.rows(nil)); err != nil {
 			return err
 		}
 		fmt.Fprintln(c.Err)
@@ -163,10 +163,13 @@ func (c *cli) carryOut(cmd *cobra.Command, b *scripting.Builtin, f runFlags) err
 		return err
 	}
 	after, err := c.stands(cmd.Context(), starferry.Group(group))
+	if b.Name == "skip" {
+		after, err = c.freed(cmd.Context(), before, after, err)
+	}
 	if err != nil || before == nil {
 		return nil //nolint:nilerr // it is done; what follows is a favour
 	}
-	return table(c.Out, []string{"group " + group, "before", "after"}, before.rows(after))
+	return table(c.Out, []string{"", "before", "after"}, before.rows(after))
 }
 
 func builtinOf(name string) *scripting.Builtin {
@@ -179,6 +182,29 @@ func builtinOf(name string) *scripting.Builtin {
 		return &scripting.Builtin{Name: name}
 	}
 	return b
+}
+
+// freedWithin is how long a skip may take to show.
+const freedWithin = 2 * time.Second
+
+// freed looks again while the same records block a group as before a skip: the
+// instances say a moment later that they are past them.
+func (c *cli) freed(ctx context.Context, before, after *standing, err error) (*standing, error) {
+	limit := time.NewTimer(freedWithin)
+	defer limit.Stop()
+	again := time.NewTicker(100 * time.Millisecond)
+	defer again.Stop()
+	for err == nil && before != nil && len(after.blocked()) > 0 && slices.Equal(before.blocked(), after.blocked()) {
+		select {
+		case <-ctx.Done():
+			return after, nil
+		case <-limit.C:
+			return after, nil
+		case <-again.C:
+			after, err = c.stands(ctx, after.Group)
+		}
+	}
+	return after, err
 }
 
 // withHand reaches clusters and NATS for a look that needs no agent.
@@ -230,35 +256,52 @@ func (s *standing) rows(later *standing) [][]string {
 	return rows
 }
 
-func (s *standing) column() [][]string {
-	now := time.Now()
+// limits are those in force.
+func (s *standing) limits() string {
 	limits := s.Settings.Limit.String()
 	for tp, l := range s.Settings.Limits {
 		limits += fmt.Sprintf("; %s: %s", tp, l)
 	}
-	var paused, blocked []string
+	return limits
+}
+
+// paused is what is paused now.
+func (s *standing) paused() string {
+	var paused []string
 	for _, h := range s.Settings.Holds {
-		if h.Until == 0 || h.Until > now.UnixMilli() {
+		if h.Until == 0 || h.Until > time.Now().UnixMilli() {
 			paused = append(paused, or(h.On, "all"))
 		}
 	}
+	return or(strings.Join(paused, ", "), "-")
+}
+
+// blocked are the records that handlers have long been busy with.
+func (s *standing) blocked() (records []string) {
+	for _, p := range s.Partitions {
+		if p.Blocked >= 0 {
+			records = append(records, fmt.Sprintf("%s@%d", p.Partition, p.Blocked))
+		}
+	}
+	return records
+}
+
+func (s *standing) column() [][]string {
 	var skipped int64
 	for _, p := range s.Partitions {
 		skipped += p.Skipped
-		if p.Blocked >= 0 {
-			blocked = append(blocked, fmt.Sprintf("%s@%d", p.Partition, p.Blocked))
-		}
 	}
 	return [][]string{
+		{"group", string(s.Group)},
 		{"home", fmt.Sprintf("%s, epoch %d, %s", s.Home, s.Epoch, s.Phase)},
 		{"instances", strconv.Itoa(len(s.Instances))},
 		{"settings", fmt.Sprintf("revision %d", s.Settings.Revision)},
-		{"limit", limits},
-		{"paused", or(strings.Join(paused, ", "), "-")},
+		{"limit", s.limits()},
+		{"paused", s.paused()},
 		{"skips set", strconv.Itoa(len(s.Settings.Skips))},
 		{"records skipped", strconv.FormatInt(skipped, 10)},
 		{"redistributed", s.Settings.Redistribution.String()},
-		{"blocked", or(strings.Join(blocked, ", "), "-")},
+		{"blocked", or(strings.Join(s.blocked(), ", "), "-")},
 		{"lag", strconv.FormatInt(s.Lag, 10)},
 	}
 }
