@@ -39,6 +39,7 @@ type Hand struct {
 type HandSummary struct {
 	Valid, Void         int
 	Acts, Beside, Deeds map[string]int // of valid trials
+	Redistributed       int            // records that went through overflow topics
 	Stuck               error
 	Verdict             checker.HandVerdict
 	Took                time.Duration
@@ -111,6 +112,10 @@ func (h Hand) Run(ctx context.Context, w *World) (s HandSummary, err error) {
 			what += "stuck: " + s.Stuck.Error() + "; "
 		}
 		fmt.Fprintf(h.Out, "%s trial %2d %-66s %4.1f s  %s%s\n", time.Now().Format("15:04:05"), s.Valid+s.Void, d, time.Since(from).Seconds(), what, s.Verdict)
+	}
+	_, spilled := r.heard()
+	for _, all := range spilled {
+		s.Redistributed += len(all)
 	}
 	if s.OK() {
 		// The writers end, so that every record ever sent is accounted for.
@@ -224,6 +229,9 @@ func (d *deals) next() deal {
 	others := []string{"none", "none", "throttle", "skip", "pause", "producers"}
 	if x.act == "producers" {
 		others = others[:5]
+	}
+	if acts()[x.act].kind == redistributes {
+		others = append(others, "switch") // which ends it
 	}
 	x.beside = others[d.random.IntN(len(others))]
 	phases := append([]string{""}, acts()[x.act].phases...)
@@ -406,7 +414,7 @@ func (s HandSummary) Report(out io.Writer) {
 		value int
 		unit  string
 	}{
-		{"trials", s.Valid, "trials"}, {"void", s.Void, "trials"}, {"records", v.Produced, "records"}, {"lost", v.Lost, "records"},
+		{"trials", s.Valid, "trials"}, {"void", s.Void, "trials"}, {"records", v.Produced, "records"}, {"redistributed", s.Redistributed, "records"}, {"lost", v.Lost, "records"},
 		{"doubled_unexplained", v.Doubled, "records"}, {"repeated_explained", v.Repeated, "records"}, {"repeated_unreported", v.Unreported, "records"},
 		{"out_of_order", v.OutOfOrder, "records"}, {"copied_wrong", v.CopiedWrong, "records"}, {"two_active", v.TwoActive, "changes"},
 		{"skipped", v.Skipped, "records"}, {"handled_though_skipped", v.Passed, "records"}, {"too_fast", v.TooFast, "records"},

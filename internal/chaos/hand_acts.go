@@ -61,12 +61,13 @@ func newAct(r *handRun, t *trial, name string) *act {
 func (a *act) begin() { a.once.Do(func() { close(a.begun) }) }
 
 // insist has a call carried out as an operator would: again and again, until it
-// is done, or what it asks for is so. It returns when the last attempt began.
+// is done, or what it asks for is so.
 func (r *handRun) insist(ctx context.Context, call string, done func(context.Context) bool) error {
 	_, err := r.insistFrom(ctx, call, done)
 	return err
 }
 
+// insistFrom does the same and returns when the last attempt began.
 func (r *handRun) insistFrom(ctx context.Context, call string, done func(context.Context) bool) (asked time.Time, err error) {
 	ctx, cancel := context.WithTimeout(ctx, r.w.patience)
 	defer cancel()
@@ -116,7 +117,7 @@ func redistribute(order control.OverflowOrder) func(context.Context, *act) error
 			return err
 		}
 		ground.Pause(ctx, 2*time.Second)
-		if err := r.expectFrom(ctx, tp); err != nil {
+		if err := r.expectFrom(ctx); err != nil {
 			return err
 		}
 		a.begin()
@@ -131,9 +132,7 @@ func redistribute(order control.OverflowOrder) func(context.Context, *act) error
 			lifted <- nil
 		}
 		// The backlog may be gone by the time that it is asked for once more.
-		_, err := r.insistFrom(ctx, call, nil)
-		a.begin()
-		if err != nil {
+		if err := r.insist(ctx, call, nil); err != nil {
 			return errors.Join(err, <-lifted)
 		}
 		return errors.Join(<-lifted, limit(0))

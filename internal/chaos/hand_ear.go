@@ -25,17 +25,18 @@ type ear struct {
 	w *World
 	c *crew
 
-	mu        sync.Mutex
-	now       map[string]string // the last phase of each kind of act, since it was expected
-	changed   chan struct{}
-	from      map[starferry.TopicPartition]starferry.Offset // where the group stood when a redistribution was asked for
-	stretches map[string]*checker.Stretch                   // by the id of the redistribution
+	mu      sync.Mutex
+	now     map[string]string // the last phase of each kind of act, since it was expected
+	changed chan struct{}
+	// Where the group stood when a redistribution was asked for, or earlier.
+	from      map[starferry.ClusterName]map[starferry.TopicPartition]starferry.Offset
+	stretches map[string]*checker.Stretch // by the id of the redistribution
 	spilled   map[starferry.ClusterName]map[checker.ID]checker.Spill
 }
 
 // listen starts to. It ends with the world.
 func (w *World) listen(ctx context.Context, c *crew) (*ear, error) {
-	e := &ear{w: w, c: c, now: map[string]string{}, changed: make(chan struct{}), from: map[starferry.TopicPartition]starferry.Offset{},
+	e := &ear{w: w, c: c, now: map[string]string{}, changed: make(chan struct{}), from: map[starferry.ClusterName]map[starferry.TopicPartition]starferry.Offset{},
 		stretches: map[string]*checker.Stretch{}, spilled: map[starferry.ClusterName]map[checker.ID]checker.Spill{}}
 	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	var all sync.WaitGroup
@@ -78,7 +79,7 @@ func (e *ear) group(u desired.Update) {
 	e.mu.Lock()
 	s := e.stretches[o.ID]
 	if s == nil {
-		s = &checker.Stretch{Cluster: o.Cluster, TopicPartition: o.Partition, Loose: o.Order == control.NoOrder, Range: starferry.Range{From: e.from[o.Partition]}}
+		s = &checker.Stretch{Cluster: o.Cluster, TopicPartition: o.Partition, Loose: o.Order == control.NoOrder, Range: starferry.Range{From: e.from[o.Cluster][o.Partition]}}
 		e.stretches[o.ID] = s
 	}
 	s.To = max(s.To, o.Until)
@@ -118,17 +119,19 @@ func (e *ear) expect(kind string) {
 	delete(e.now, kind)
 }
 
-// expectFrom notes where the group stands before a redistribution.
-func (e *ear) expectFrom(ctx context.Context, tp starferry.TopicPartition) error {
-	home, _, err := e.c.truth(ctx, e.w)
-	if err != nil {
-		return err
+// expectFrom notes where the group stands before a redistribution; on both
+// clusters, since a switch may come in between.
+func (e *ear) expectFrom(ctx context.Context) error {
+	for name, reader := range e.w.readers {
+		commits, err := reader.Committed(ctx, e.c.group)
+		if err != nil {
+			return err
+		}
+		e.mu.Lock()
+		e.from[name] = commits
+		e.mu.Unlock()
 	}
-	commits, err := e.w.readers[starferry.ClusterName(home)].Committed(ctx, e.c.group)
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	e.from[tp] = commits[tp]
-	return err
+	return nil
 }
 
 func (e *ear) hear(kind, phase string) {
