@@ -31,7 +31,7 @@ func handPlants() []Plant {
 			edits: []plant.Edit{{Dir: library, Old: "	if m.o.Order == control.NoOrder {\n		return true\n", New: "	if m.o.Order != \"\" {\n		return true\n"}}},
 		{Name: "early-writers", Bug: "producers go on before the copy has passed what they wrote", Act: "producers", Only: "slow copy", At: "prepare",
 			Signs: order,
-			edits: []plant.Edit{{Dir: "control/fleet", Old: "	if behind == 0 {\n		r.cut = nil // the next time", New: "	if behind = 0; behind == 0 {\n		r.cut = nil // the next time"}}},
+			edits: []plant.Edit{{Dir: "control/fleet", Old: "return handover.Passed{Behind: behind}, nil", New: "return handover.Passed{Behind: 0 * behind}, nil"}}},
 		{Name: "early-skip", Bug: "a skip is acknowledged before it is applied", Act: "skip", Only: "slow link of writer",
 			Signs: []string{"handled though skipped"},
 			edits: []plant.Edit{{Dir: library, Old: "if s := &all[i]; s.Cluster == cluster && s.Partition == tp && s.Range.Contains(o) {",
