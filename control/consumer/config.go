@@ -118,12 +118,13 @@ type Hooks struct {
 // Handler handles one record. An error makes it be called again with the same
 // record, after a pause; the partition waits, or with Parallelism the record's
 // key. The context ends when the record is skipped or the consumer can wait no
-// longer; a handler that then returns an error has not handled the record.
+// longer; a handler that then returns an error has not handled the record. See
+// Again and Hopeless for errors that say more.
 type Handler func(ctx context.Context, r Record) error
 
 // BatchHandler handles records of one partition, in order: what is there, at
 // most Config.BatchMax. An error makes it be called again with the same records,
-// but for those that were skipped meanwhile.
+// but for those that were skipped meanwhile, or that a Partly says are handled.
 type BatchHandler func(ctx context.Context, rs []Record) error
 
 // Record is one record as a handler sees it.
@@ -140,6 +141,9 @@ type Record struct {
 	// before, if it comes out of a retry topic; its coordinates are the original
 	// ones.
 	Attempts int
+	// Tries is how often it was handed out before and failed, here and since its
+	// partition was assigned.
+	Tries int
 }
 
 // Header is one header of a record.

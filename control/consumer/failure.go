@@ -124,6 +124,12 @@ func (p *part) giveUp(f *flight, tries int, why error) bool {
 	if to == "" { // the last retry topic is read for ever
 		return p.backoff(p.s.c.cfg.RetryMax, f) && p.again(f)
 	}
+	return p.bury(f, to, tries, why)
+}
+
+// bury puts a record aside, however often that takes; false when the session
+// halts first.
+func (p *part) bury(f *flight, to starferry.Topic, tries int, why error) bool {
 	pause := p.s.c.cfg.RetryMin
 	for {
 		err := p.park(f, to, tries, why)

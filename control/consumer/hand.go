@@ -163,33 +163,48 @@ func (p *part) hand(j job) bool {
 			tries--
 			continue
 		}
-		err := p.call(ctx, f)
+		err := p.call(ctx, f, tries)
 		skipped := ctx.Err() != nil && p.s.handling.Err() == nil
 		p.pauseFlight(f)
+		err, ok := p.partly(f, tries, err)
+		wait, untried := pace(err, pause)
 		switch {
+		case !ok:
+			return false
 		case err == nil:
 			p.land(f)
 			return true
 		case skipped:
 			continue // at once, without what is skipped
-		case p.s.c.cfg.Failure.ends(tries) && p.s.handling.Err() == nil:
+		case untried:
+			tries--
+			p.s.c.log.Debug("handler has not tried; the record is handed out again", "partition", p.tp, "offset", f.first(), "records", len(f.records), "in", wait, "error", err)
+		case p.hopeless(err) && len(f.records) == 1 && p.s.handling.Err() == nil:
+			return p.bury(f, p.s.c.cfg.Failure.DeadLetter, tries, err)
+		case (p.hopeless(err) || p.s.c.cfg.Failure.ends(tries)) && p.s.handling.Err() == nil:
 			return p.giveUp(f, tries, err)
 		case p.s.handling.Err() == nil:
-			p.s.c.log.Warn("handler failed; the record is handed out again", "partition", p.tp, "offset", f.first(), "records", len(f.records), "in", pause, "error", err)
+			p.s.c.log.Warn("handler failed; the record is handed out again", "partition", p.tp, "offset", f.first(), "records", len(f.records), "in", wait, "error", err)
 		}
-		if !p.backoff(pause, f) {
+		if !p.backoff(wait, f) {
 			return false
 		}
 		pause = min(2*pause, p.s.c.cfg.RetryMax)
 	}
 }
 
-// call runs the handler.
-func (p *part) call(ctx context.Context, f *flight) error {
+// call runs the handler, for the given time.
+func (p *part) call(ctx context.Context, f *flight, tries int) error {
 	if one := p.s.c.one; one != nil && len(f.records) == 1 {
-		return one(ctx, p.export(f.records[0]))
+		r := p.export(f.records[0])
+		r.Tries = tries - 1
+		return one(ctx, r)
 	}
-	return p.s.c.handle(ctx, p.exports(f))
+	rs := p.exports(f)
+	for i := range rs {
+		rs[i].Tries = tries - 1
+	}
+	return p.s.c.handle(ctx, rs)
 }
 
 // drop leaves out what is to be skipped; false when the session halts first.

@@ -2,6 +2,7 @@ package consumer
 
 import (
 	"context"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -178,8 +179,7 @@ func (p *part) take() (chunk, bool) {
 			return chunk{}, false
 		}
 		if len(p.chunks) > 0 {
-			k := p.chunks[0]
-			p.chunks = p.chunks[1:]
+			k := p.merged()
 			p.mu.Unlock()
 			return k, true
 		}
@@ -190,6 +190,18 @@ func (p *part) take() (chunk, bool) {
 		case <-p.wake:
 		}
 	}
+}
+
+// merged takes the next chunk off the queue, with as many of those behind it as
+// it takes to fill a batch: what is there is handed out together, however many
+// fetches brought it. The caller holds p.mu.
+func (p *part) merged() chunk {
+	k, n := p.chunks[0], 1
+	for ; n < len(p.chunks) && len(k.records) < p.s.c.cfg.BatchMax && p.chunks[n].from == k.next; n++ {
+		k.records, k.next = slices.Concat(k.records, p.chunks[n].records), p.chunks[n].next
+	}
+	p.chunks = p.chunks[n:]
+	return k
 }
 
 // pass notes offsets that need no handling, or whose handling is over.
