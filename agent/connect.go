@@ -22,6 +22,16 @@ const connectWithin = 3 * time.Second
 // for as long as it is open; only the first attempt can fail, and does so at once:
 // see AwaitNATS for processes that wait.
 func Connect(c config.NATS, name string, log *slog.Logger) (*nats.Conn, error) {
+	return connect(c, name, log)
+}
+
+// ConnectLater is Connect for those who work without NATS: one that is not there
+// is connected to when it comes.
+func ConnectLater(c config.NATS, name string, log *slog.Logger) (*nats.Conn, error) {
+	return connect(c, name, log, nats.RetryOnFailedConnect(true))
+}
+
+func connect(c config.NATS, name string, log *slog.Logger, more ...nats.Option) (*nats.Conn, error) {
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
 	}
@@ -46,7 +56,7 @@ func Connect(c config.NATS, name string, log *slog.Logger) (*nats.Conn, error) {
 		}
 		opts = append(opts, nats.Secure(t))
 	}
-	nc, err := nats.Connect(c.Address(), opts...)
+	nc, err := nats.Connect(c.Address(), append(opts, more...)...)
 	if wrong := (*url.Error)(nil); errors.As(err, &wrong) { // it quotes the address, password and all
 		err = errNoURL
 	}

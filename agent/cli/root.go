@@ -84,6 +84,7 @@ On your clusters, once the configuration names them:
   starferry clusters check       are they reached?
   starferry agent                carries out scripts; one process, or several
   starferry shard --id shard-1   copies topics; as many as you need
+  starferry sidecar              consumes for a service in any language
   starferry plan  scripts/move_group.star -p group=orders
   starferry run   scripts/move_group.star -p group=orders
   starferry rollback RUN         undoes it; run prints the name of its RUN
@@ -132,7 +133,7 @@ func (c *cli) root() *cobra.Command {
 	}
 	root.AddCommand(c.peekCommand(), c.stateCommand(), c.topCommand(), c.auditCommand())
 	root.AddCommand(c.conformanceCommand(), c.clientCommand())
-	root.AddCommand(c.demoCommand(), c.agentCommand(), c.shardCommand(), c.versionCommand())
+	root.AddCommand(c.demoCommand(), c.agentCommand(), c.shardCommand(), c.sidecarCommand(), c.versionCommand())
 	c.completions(root)
 	return root
 }
