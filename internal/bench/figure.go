@@ -69,6 +69,7 @@ func catalogue() []Figure {
 	out = append(out, producerFigures()...)
 	out = append(out, handFigures()...)
 	out = append(out, redistributeFigures()...)
+	out = append(out, sidecarFigures()...)
 	return append(out,
 		Figure{Name: "relay_cpu_s_per_gb", Text: "CPU per GB of a bare TCP relay with a CRC32-C", Unit: "s/GB"},
 		Figure{Name: "copy_cpu_ratio_relay", Text: "CPU per GB beside the bare relay, uncompressed", Unit: "ratio", Bar: most(2)},

@@ -38,6 +38,7 @@ func parts() []part {
 		{"redistribute", "the backlog of one partition spread over a group, beside the plain copy of it", redistribute},
 		{"producers", "the hold of producers that are moved there and back while they write", producers},
 		{"consumer", "the consumer library beside kafka-go's Reader and franz-go, and idle", contest},
+		{"sidecar", "records through a sidecar to a service over HTTP, beside the library alone", throughSidecar},
 		{"lanes", "memory and idle cost of 1,000 and 10,000 lanes", lanes},
 	}
 }
