@@ -2,6 +2,7 @@ package producer
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"slices"
@@ -13,6 +14,8 @@ import (
 	"github.com/starferry/starferry/control/desired"
 	"github.com/starferry/starferry/control/handover"
 	"github.com/starferry/starferry/control/homebook"
+	"github.com/starferry/starferry/internal/acl"
+	"github.com/starferry/starferry/internal/wire"
 )
 
 const (
@@ -213,10 +216,30 @@ func (l *line) warm(e handover.Warm) {
 		}
 		l.mu.Unlock()
 	}
+	if err == nil {
+		err = l.allowed(ctx, s)
+	}
 	if err != nil {
 		out.Err = err.Error()
 	}
 	l.post(func() { l.step(out) })
+}
+
+// allowed asks before the topic moves for what is needed only then: that it may
+// be written there, and that a hold can be ended here without anybody's word.
+func (l *line) allowed(ctx context.Context, s *side) error {
+	l.mu.Lock()
+	home := l.home
+	l.mu.Unlock()
+	err := s.w.May(ctx, wire.WantTopics([]starferry.Topic{l.topic}, acl.Write)...)
+	var denied *wire.DeniedError
+	switch {
+	case errors.As(err, &denied):
+		return denied
+	case home == nil:
+		return nil
+	}
+	return home.w.MayTransact(ctx, homebook.TransactionalID(l.topic))
 }
 
 // resolve makes the decision of the hold impossible, then reads whether there is one.

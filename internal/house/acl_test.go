@@ -184,6 +184,16 @@ m = migration(name = "%s", phases = [phase("switch", do = switch)])
 `, e.s.group, source, target, starferry.LinkBetween(e.old.Name, e.new.Name), more, name))
 }
 
+func (e *errands) producers(name, more string) said {
+	return e.run(name+".star", fmt.Sprintf(`
+def switch(m):
+    switch_producer("%s", source = OLD, target = NEW, link = "%s"%s)
+    watch_producers("%s", for_ = "100ms")
+
+m = migration(name = "%s", phases = [phase("switch", do = switch)])
+`, e.wares, starferry.LinkBetween(e.old.Name, e.new.Name), more, e.wares, name))
+}
+
 // outsider is a group without the library, with commits.
 func (e *errands) outsider() {
 	at := map[starferry.TopicPartition]wire.Committed{}
@@ -220,13 +230,10 @@ func TestEverythingWithTheListedACLs(t *testing.T) {
 
 	press := e.as(writerUser).press("shop", e.wares)
 	press.writesOn(e.old)
-	e.says(e.run("producers.star", fmt.Sprintf(`
-def switch(m):
-    switch_producer("%s", source = OLD, target = NEW, link = "%s")
-    watch_producers("%s", for_ = "100ms")
-
-m = migration(name = "producers", phases = [phase("switch", do = switch)])
-`, e.wares, starferry.LinkBetween(e.old.Name, e.new.Name), e.wares)), 0, "is finished")
+	e.without(0, writerUser, acl.TxID, acl.Book+".{topic}", acl.Write, func() {
+		e.refused(e.producers("unended", `, within = "3s"`), "shop", "User:"+writerUser+" lacks the ACL Describe on transactional-id "+acl.Book+"."+string(e.wares))
+	})
+	e.says(e.producers("producers", ""), 0, "is finished")
 	press.writesOn(e.new)
 	press.stop()
 	step("producers")
@@ -261,6 +268,8 @@ func (e *errands) lacking() {
 		e.refused(e.move("unread", "OLD", "NEW", `, within = "5s"`), "i1", "User:"+serviceUser+" lacks the ACL Read on topic "+topic+` of cluster "`+string(e.new.Name))
 	})
 	release := e.s.hold()
+	held := e.written()
+	require.Eventually(e.t, func() bool { return e.written() > held+10 }, patience, poll, "there is no backlog")
 	e.without(0, agentUser, acl.Topic, "{group}.overflow-", acl.Create, func() {
 		e.refused(e.starferry("redistribute", "--group", group, "--partition", topic+"/0", "--reason", "test"),
 			"User:"+agentUser+" lacks the ACL Create on topic "+group+".overflow-", "nothing was changed")
@@ -302,6 +311,13 @@ func (e *errands) refused(s said, words ...string) {
 	e.says(s, s.exit, words...)
 }
 
+// written is how many records each partition has been written.
+func (e *errands) written() int {
+	e.s.mu.Lock()
+	defer e.s.mu.Unlock()
+	return e.s.wrote
+}
+
 // handsOut tells whether a record of partition 0 is handled that will be written
 // so many records from now.
 func (e *errands) handsOut(from int) func() bool {
@@ -337,13 +353,13 @@ func (e *errands) hand() {
 
 	e.says(e.starferry("peek", "--group", string(e.s.group), "--at", string(topic)+"/0@1"), 0, string(topic)+"/0@")
 	e.says(e.starferry("where", string(e.s.group)), 0, string(e.new.Name))
-	e.says(e.starferry("consumers"), 0, string(e.s.group))
+	e.says(e.starferry("consumers", "--json"), 0, string(e.s.group))
 
 	e.slow.Store(true)
 	for range 100 {
 		require.NoError(e.t, e.s.produce(""))
 	}
-	e.says(e.starferry("redistribute", "--group", string(e.s.group), "--partition", string(topic)+"/0", "--order", "none", "--reason", "test"), 0)
+	e.says(e.starferry("redistribute", "--group", string(e.s.group), "--partition", string(topic)+"/0", "--order", "none", "--reason", "test"), 0, "are handled by 1 instance")
 	e.slow.Store(false)
 }
 

@@ -75,6 +75,17 @@ func (c *Cluster) May(ctx context.Context, wants ...Want) error {
 	return errors.Join(lacking...)
 }
 
+// MayTransact asks whether we may use a transactional id, by asking for its
+// coordinator: a *DeniedError if not. Any other trouble is none of its answers.
+func (c *Cluster) MayTransact(ctx context.Context, txid string) error {
+	_, err := c.coordinator(ctx, coordinator{1, txid})
+	var denied *DeniedError
+	if errors.As(err, &denied) {
+		return err
+	}
+	return nil
+}
+
 // untold is what brokers say that do not tell.
 const untold = -1 << 31
 
