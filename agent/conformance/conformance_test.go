@@ -9,12 +9,14 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
+	"github.com/segmentio/kafka-go"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
-	"go.uber.org/goleak"
 
 	"github.com/starferry/starferry"
+	"github.com/starferry/starferry/internal/kafkatest"
 )
 
 // envKind, set in a process of this test's own program, makes it a client.
@@ -23,7 +25,7 @@ const envKind = "STARFERRY_TEST_CLIENT"
 func TestMain(m *testing.M) {
 	kind := os.Getenv(envKind)
 	if kind == "" {
-		goleak.VerifyTestMain(m)
+		kafkatest.Main(m)
 		return
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
@@ -37,6 +39,9 @@ func TestMain(m *testing.M) {
 
 // try plays scenarios with a client of a kind.
 func try(t *testing.T, kind string, only ...string) []Result {
+	if kafkatest.Real() {
+		t.Skip("clusters of its own are always embedded ones; TestClustersCanBeGiven runs on real brokers")
+	}
 	me, err := os.Executable()
 	require.NoError(t, err)
 	results, err := Run(t.Context(), Options{Command: []string{"env", envKind + "=" + kind, me}, Only: only, AtOnce: 8,
@@ -50,6 +55,28 @@ func TestTheLibraryKeepsTheProtocol(t *testing.T) {
 	t.Parallel()
 	for _, r := range try(t, "good") {
 		assert.True(t, r.OK, r.String())
+	}
+}
+
+// TestClustersCanBeGiven, and NATS: scenarios leave no topics there.
+func TestClustersCanBeGiven(t *testing.T) {
+	source, target := kafkatest.Pair(t)
+	_, url := kafkatest.NATS(t)
+	me, err := os.Executable()
+	require.NoError(t, err)
+	results, err := Run(t.Context(), Options{Command: []string{"env", envKind + "=good", me}, Only: []string{"skip", "back", "orders"}, AtOnce: 3,
+		Old: source.Brokers, New: target.Brokers, NATS: url, Patience: time.Minute, Tell: func(r Result) { t.Log(r.String()) }})
+	require.NoError(t, err)
+	require.Len(t, results, 3)
+	for _, r := range results {
+		assert.True(t, r.OK, r.String())
+	}
+	for _, c := range []starferry.Cluster{source, target} {
+		client := kafkatest.Open(t, c).Client()
+		require.Eventually(t, func() bool { // a topic goes a moment after it was deleted
+			md, err := client.Metadata(t.Context(), &kafka.MetadataRequest{})
+			return err == nil && !slices.ContainsFunc(md.Topics, func(t kafka.Topic) bool { return strings.HasPrefix(t.Name, "conformance") })
+		}, 30*time.Second, 50*time.Millisecond, "topics are left on %s", c.Name)
 	}
 }
 

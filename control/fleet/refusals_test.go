@@ -5,6 +5,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/nats-io/nats.go/jetstream"
 	"github.com/segmentio/kafka-go"
 	"github.com/stretchr/testify/require"
 	"github.com/twmb/franz-go/pkg/kgo"
@@ -12,6 +13,8 @@ import (
 
 	"github.com/starferry/starferry"
 	"github.com/starferry/starferry/control"
+	"github.com/starferry/starferry/control/consumer"
+	"github.com/starferry/starferry/control/desired"
 	"github.com/starferry/starferry/control/fleet"
 	"github.com/starferry/starferry/internal/kafkatest"
 	"github.com/starferry/starferry/internal/wire"
@@ -232,4 +235,45 @@ func (w *world) refusedOutside(why string) {
 	o.Within = 3 * time.Second
 	_, err := w.fleet.SwitchExternal(contextFor(w.t, 2*patience), o)
 	require.ErrorContains(w.t, err, why)
+}
+
+// An instance of a version to come is named by what its lease says of itself, not
+// only as a member that says nothing.
+func TestAnInstanceOfANewerVersionIsNamed(t *testing.T) {
+	w := newWorld(t, 2)
+	w.produce()
+	w.instance("i1")
+	newer, err := consumer.Open(t.Context(), consumer.Config{
+		Group: w.group, Topics: []starferry.Topic{w.topic}, Clusters: []starferry.Cluster{w.old, w.new}, Home: w.old.Name, Instance: "i2",
+		Start: consumer.Earliest, SessionTimeout: 6 * time.Second, HeartbeatInterval: 100 * time.Millisecond, // no NATS: its lease is written below
+	}, w.handle)
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, newer.Close(context.Background())) })
+	require.Eventually(t, func() bool { return w.seen() == 2 }, patience, 10*time.Millisecond)
+	js, err := jetstream.New(w.nc)
+	require.NoError(t, err)
+	kv, err := js.KeyValue(t.Context(), desired.LiveBucket)
+	require.NoError(t, err)
+	over := make(chan struct{})
+	told := make(chan struct{})
+	t.Cleanup(func() { close(over); <-told })
+	go func() { // it lives for as long as the switch is tried
+		defer close(told)
+		for tick := time.NewTicker(200 * time.Millisecond); ; {
+			_, _ = kv.Put(context.Background(), desired.EncodeKey(string(w.group))+".i2", []byte(`{"v":2,"speaks":"of other things"}`))
+			select {
+			case <-over:
+				tick.Stop()
+				return
+			case <-tick.C:
+			}
+		}
+	}()
+
+	o := w.order(w.old, w.new, "run-1")
+	o.Patience, o.Within = 2*time.Second, patience
+	_, err = w.fleet.Switch(t.Context(), o)
+	require.ErrorContains(t, err, "i2")
+	require.ErrorContains(t, err, "is of protocol version 2 and this program knows up to 1; upgrade it")
+	require.ErrorContains(t, err, "agents first")
 }

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/starferry/starferry"
@@ -155,8 +156,9 @@ type run struct {
 	failure *switchover.Failure
 	fatal   error
 	teller  teller
-	lost    time.Time // since when NATS does not answer
-	reread  bool      // the placement is to be read again
+	lost    time.Time             // since when NATS does not answer
+	reread  bool                  // the placement is to be read again
+	unread  atomic.Pointer[error] // why leases cannot be read; nil: all can be
 }
 
 func (f *Fleet) newRun(ctx context.Context, o SwitchOrder) (*run, error) {
@@ -260,11 +262,27 @@ func (s *run) loop(asked context.Context) (switchover.Report, error) {
 	now := s.f.c.Now()
 	s.teller.enter(now, "")
 	if s.failure != nil {
+		s.blameUnread()
 		return switchover.Report{Began: began.UnixMilli(), Ended: now.UnixMilli(), Phases: s.teller.phases}, *s.failure
 	}
 	s.report.Began, s.report.Ended, s.report.Phases = began.UnixMilli(), now.UnixMilli(), s.teller.phases
 	s.report.ControlMS = float64(s.control.Microseconds()) / 1000
 	return *s.report, nil
+}
+
+// blameUnread adds to a refusal what of the leases could not be read: an instance
+// of a newer version looks like a member without one.
+func (s *run) blameUnread() {
+	err := s.unread.Load()
+	if err == nil {
+		return
+	}
+	r := switchover.Row{Subject: "lease", What: "cannot be read", Why: (*err).Error(), Do: "bring instances and agents to one version of the protocol: agents first"}
+	s.failure.Rows, s.failure.Found = append(s.failure.Rows, r), append(s.failure.Found, r.String())
+	if s.failure.Do != "" {
+		r.Do += "; or " + s.failure.Do
+	}
+	s.failure.Do = r.Do
 }
 
 // stuck is the error of a switch that is left as it stands: instances that stand
@@ -278,8 +296,9 @@ func (s *run) stuck(why error) error {
 // watch hands the newest leases to the loop, never more than one set behind.
 func (s *run) watch(ctx context.Context, out chan []control.Lease) {
 	err := s.f.c.Store.WatchLeases(ctx, s.o.Group, func(ls []control.Lease, err error) {
-		if err != nil {
+		if s.unread.Store(nil); err != nil {
 			s.f.log.Warn("a lease cannot be read", "group", s.o.Group, "error", err)
+			s.unread.Store(&err)
 		}
 		for {
 			select {
