@@ -1,19 +1,15 @@
 package agent
 
 import (
-	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"fmt"
 	"log/slog"
-	"net/url"
-	"os"
 	"time"
 
 	"github.com/nats-io/nats.go"
 
-	"github.com/starferry/starferry"
 	"github.com/starferry/starferry/agent/config"
+	"github.com/starferry/starferry/control/natsconn"
 )
 
 const connectWithin = 3 * time.Second
@@ -28,39 +24,24 @@ func Connect(c config.NATS, name string, log *slog.Logger) (*nats.Conn, error) {
 // ConnectLater is Connect for those who work without NATS: one that is not there
 // is connected to when it comes.
 func ConnectLater(c config.NATS, name string, log *slog.Logger) (*nats.Conn, error) {
-	return connect(c, name, log, nats.RetryOnFailedConnect(true))
+	return connect(c, name, log, nats.RetryOnFailedConnect(true), nats.IgnoreAuthErrorAbort())
 }
 
 func connect(c config.NATS, name string, log *slog.Logger, more ...nats.Option) (*nats.Conn, error) {
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
 	}
-	opts := []nats.Option{
-		nats.Name(name), nats.Timeout(connectWithin),
-		nats.MaxReconnects(-1), nats.ReconnectWait(200 * time.Millisecond),
-		nats.DisconnectErrHandler(func(_ *nats.Conn, err error) {
-			if err != nil {
-				log.Warn("NATS connection lost; trying again", "err", err)
-			}
-		}),
-		nats.ReconnectHandler(func(nc *nats.Conn) { log.Info("NATS connection is back", "url", nc.ConnectedUrlRedacted()) }),
-		nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) { log.Warn("NATS reports", "err", err) }),
+	opts, err := c.Connection().Options()
+	if err != nil {
+		return nil, fmt.Errorf("connect to NATS: %w", err)
 	}
-	if c.CredsFile != "" {
-		opts = append(opts, nats.UserCredentials(c.CredsFile))
-	}
-	if c.TLS != nil {
-		t, err := tlsConfig(c.TLS)
-		if err != nil {
-			return nil, fmt.Errorf("connect to NATS: %w", err)
-		}
-		opts = append(opts, nats.Secure(t))
-	}
+	opts = append(append(opts, natsconn.Watch(log)...), nats.Name(name), nats.Timeout(connectWithin),
+		nats.MaxReconnects(-1), nats.ReconnectWait(200*time.Millisecond))
 	nc, err := nats.Connect(c.Address(), append(opts, more...)...)
-	if wrong := (*url.Error)(nil); errors.As(err, &wrong) { // it quotes the address, password and all
-		err = errNoURL
-	}
+	err = natsconn.Plain(err)
 	switch {
+	case errors.Is(err, nats.ErrAuthorization) || errors.Is(err, nats.ErrAuthExpired):
+		return nil, &connectError{c.Redacted(), err, "NATS knows neither this user nor its secret; look at user, creds_file, nkey_file or token below nats:"}
 	case err != nil && c.Embedded():
 		return nil, &connectError{c.Redacted(), err, "no agent answers there; start one with `starferry agent --config FILE` (it runs the NATS server), or give nats.url"}
 	case err != nil:
@@ -68,8 +49,6 @@ func connect(c config.NATS, name string, log *slog.Logger, more ...nats.Option) 
 	}
 	return nc, nil
 }
-
-var errNoURL = errors.New("the address is no URL; in a password write what is neither letter nor digit as %XX")
 
 // connectError says that NATS was not reached, and what to do.
 type connectError struct {
@@ -82,25 +61,3 @@ func (e *connectError) Error() string {
 	return fmt.Sprintf("connect to NATS at %s: %v: %s", e.address, e.err, e.hint)
 }
 func (e *connectError) Unwrap() error { return e.err }
-
-func tlsConfig(t *starferry.TLS) (*tls.Config, error) {
-	out := &tls.Config{MinVersion: tls.VersionTLS12, ServerName: t.ServerName, InsecureSkipVerify: t.InsecureSkipVerify} //nolint:gosec // only if the operator asks for it
-	if t.CAFile != "" {
-		pem, err := os.ReadFile(t.CAFile)
-		if err != nil {
-			return nil, fmt.Errorf("read authorities: %w", err)
-		}
-		out.RootCAs = x509.NewCertPool()
-		if !out.RootCAs.AppendCertsFromPEM(pem) {
-			return nil, fmt.Errorf("read authorities: %s holds no PEM certificate", t.CAFile)
-		}
-	}
-	if t.CertFile != "" {
-		pair, err := tls.LoadX509KeyPair(t.CertFile, t.KeyFile)
-		if err != nil {
-			return nil, fmt.Errorf("read key pair %s, %s: %w", t.CertFile, t.KeyFile, err)
-		}
-		out.Certificates = []tls.Certificate{pair}
-	}
-	return out, nil
-}

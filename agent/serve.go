@@ -14,33 +14,34 @@ import (
 
 // serve answers the subjects of package api until the agent closes.
 func (a *Agent) serve() error {
-	handlers := map[string]func(ctx context.Context, data []byte) (any, error){
+	handlers := map[string]handler{
 		api.SubjectRun:  a.handleStart,
 		api.SubjectExec: a.handleStart,
-		api.SubjectPlan: func(ctx context.Context, data []byte) (any, error) {
+		api.SubjectPlan: func(ctx context.Context, who string, data []byte) (any, error) {
 			var r api.RunRequest
 			if err := request(data, &r); err != nil {
 				return nil, err
 			}
+			r.By = signed(who, r.By)
 			return a.Plan(ctx, r)
 		},
 		api.SubjectResume:   a.named(a.Resume),
 		api.SubjectRollback: a.named(a.Rollback),
-		api.SubjectRuns: func(ctx context.Context, _ []byte) (any, error) {
+		api.SubjectRuns: func(ctx context.Context, _ string, _ []byte) (any, error) {
 			runs, err := a.Runs(ctx)
 			if runs == nil {
 				runs = []scripting.Status{}
 			}
 			return runs, err
 		},
-		api.SubjectStatus: func(ctx context.Context, data []byte) (any, error) {
+		api.SubjectStatus: func(ctx context.Context, _ string, data []byte) (any, error) {
 			var r api.NameRequest
 			if err := request(data, &r); err != nil {
 				return nil, err
 			}
 			return a.Status(ctx, r.Run)
 		},
-		api.SubjectHistory: func(ctx context.Context, data []byte) (any, error) {
+		api.SubjectHistory: func(ctx context.Context, _ string, data []byte) (any, error) {
 			var r api.NameRequest
 			if err := request(data, &r); err != nil {
 				return nil, err
@@ -49,36 +50,68 @@ func (a *Agent) serve() error {
 		},
 	}
 	for subject, handle := range handlers {
-		sub, err := a.nc.QueueSubscribe(subject, api.Queue, func(m *nats.Msg) {
-			a.wg.Go(func() {
-				answer, err := handle(a.ctx, m.Data)
-				a.respond(m, answer, err)
+		for _, subject := range []string{subject, subject + ".*"} {
+			sub, err := a.nc.QueueSubscribe(subject, api.Queue, func(m *nats.Msg) {
+				a.wg.Go(func() {
+					answer, err := a.admit(m, handle)
+					a.respond(m, answer, err)
+				})
 			})
-		})
-		if err != nil {
-			return fmt.Errorf("serve %s: %w", subject, err)
+			if err != nil {
+				return fmt.Errorf("serve %s: %w", subject, err)
+			}
+			a.subs = append(a.subs, sub)
 		}
-		a.subs = append(a.subs, sub)
 	}
+	words, err := a.world.AnswerLastWords(api.Queue)
+	if err != nil {
+		return err
+	}
+	a.subs = append(a.subs, words)
 	return a.nc.Flush()
 }
 
-func (a *Agent) handleStart(ctx context.Context, data []byte) (any, error) {
+// handler answers a request; who is the name that the operator has at NATS.
+type handler func(ctx context.Context, who string, data []byte) (any, error)
+
+// admit hands a request on, if it may come without a name.
+func (a *Agent) admit(m *nats.Msg, handle handler) (any, error) {
+	who := api.Operator(m.Subject)
+	if who == "" && a.cfg.NATS.NamedOperators {
+		return nil, &scripting.UsageError{Text: "this agent takes orders under the name of an operator alone: set nats.operator in your configuration to the name that NATS knows you by, and see `starferry nats permissions --operator NAME`"}
+	}
+	return handle(a.ctx, who, m.Data)
+}
+
+// signed says who gives an order: the name that NATS vouches for, and what the
+// command line says of itself.
+func signed(who, says string) string {
+	switch {
+	case who == "":
+		return says
+	case says == "":
+		return who + " (by NATS)"
+	}
+	return who + " (by NATS), " + says
+}
+
+func (a *Agent) handleStart(ctx context.Context, who string, data []byte) (any, error) {
 	var r api.RunRequest
 	if err := request(data, &r); err != nil {
 		return nil, err
 	}
+	r.By = signed(who, r.By)
 	run, err := a.Start(ctx, r)
 	return api.RunAnswer{Run: run}, err
 }
 
-func (a *Agent) named(do func(ctx context.Context, run, by string) error) func(context.Context, []byte) (any, error) {
-	return func(ctx context.Context, data []byte) (any, error) {
+func (a *Agent) named(do func(ctx context.Context, run, by string) error) handler {
+	return func(ctx context.Context, who string, data []byte) (any, error) {
 		var r api.NameRequest
 		if err := request(data, &r); err != nil {
 			return nil, err
 		}
-		return api.RunAnswer{Run: r.Run}, do(ctx, r.Run, r.By)
+		return api.RunAnswer{Run: r.Run}, do(ctx, r.Run, signed(who, r.By))
 	}
 }
 

@@ -34,6 +34,30 @@ const (
 	SubjectHistory  = "starferry.agent.history"
 )
 
+func subjects() []string {
+	return []string{SubjectRun, SubjectExec, SubjectPlan, SubjectResume, SubjectRollback, SubjectRuns, SubjectStatus, SubjectHistory}
+}
+
+// SubjectAs is where an operator asks who has a name at NATS: the subject's last
+// token is that name, and NATS lets nobody else publish there. Without a name it
+// is the subject itself.
+func SubjectAs(subject, operator string) string {
+	if operator == "" {
+		return subject
+	}
+	return subject + "." + token(operator)
+}
+
+// Operator is the name that a request was sent under; empty: none.
+func Operator(subject string) string {
+	for _, s := range subjects() {
+		if name, ok := strings.CutPrefix(subject, s+"."); ok {
+			return name
+		}
+	}
+	return ""
+}
+
 // SubjectOwner is answered by the agent that carries out a run, and for a while
 // by the one that did. A message on it that asks for no answer says that the run
 // begins anew: whoever tells of its last end falls silent.

@@ -25,6 +25,8 @@ var ErrNoAgent = errors.New("no agent answers")
 // Client asks agents.
 type Client struct {
 	Conn *nats.Conn
+	// Operator is the name to ask under; empty: none. See SubjectAs.
+	Operator string
 	// Hint ends the message of ErrNoAgent: how to start an agent.
 	Hint string
 }
@@ -34,10 +36,13 @@ func (c *Client) ask(ctx context.Context, subject string, request, answer any) e
 	if err != nil {
 		return fmt.Errorf("ask agent: %w", err)
 	}
-	m, err := c.Conn.RequestWithContext(ctx, subject, body)
+	m, err := c.Conn.RequestWithContext(ctx, SubjectAs(subject, c.Operator), body)
 	switch {
 	case errors.Is(err, nats.ErrNoResponders):
 		return fmt.Errorf("%w at %s: %s", ErrNoAgent, c.Conn.ConnectedUrlRedacted(), c.Hint)
+	case err != nil && errors.Is(c.Conn.LastError(), nats.ErrPermissionViolation):
+		return fmt.Errorf("ask agent at %s: %w; %w: `starferry nats permissions --operator NAME` prints what an operator needs, and nats.operator in the configuration says under which name to ask",
+			c.Conn.ConnectedUrlRedacted(), err, c.Conn.LastError())
 	case err != nil:
 		return fmt.Errorf("ask agent at %s: %w", c.Conn.ConnectedUrlRedacted(), err)
 	}

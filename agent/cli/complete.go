@@ -150,8 +150,8 @@ func linkNames(ctx context.Context, cfg *config.Config, nc *nats.Conn) ([]string
 	return textsOf(names), err
 }
 
-func runNames(ctx context.Context, _ *config.Config, nc *nats.Conn) (names []string, err error) {
-	runs, err := (&api.Client{Conn: nc}).Runs(ctx)
+func runNames(ctx context.Context, cfg *config.Config, nc *nats.Conn) (names []string, err error) {
+	runs, err := (&api.Client{Conn: nc, Operator: cfg.NATS.Operator}).Runs(ctx)
 	for _, r := range runs {
 		names = append(names, r.Run)
 	}

@@ -66,7 +66,7 @@ reached over NATS; with a group, its instances and partitions.`,
 				return fmt.Errorf("look at group %s: no instance of it is known, and no cluster of the configuration has it: is that its name?", args[0])
 			}
 			for i, v := range views {
-				views[i].Switch = v.switchUnderWay(ctx, &api.Client{Conn: see.nc}, v.placement)
+				views[i].Switch = v.switchUnderWay(ctx, &api.Client{Conn: see.nc, Operator: see.cfg.NATS.Operator}, v.placement)
 			}
 			switch {
 			case json:

@@ -131,7 +131,7 @@ func (c *cli) root() *cobra.Command {
 	for _, v := range verbs() {
 		root.AddCommand(c.verbCommand(v))
 	}
-	root.AddCommand(c.peekCommand(), c.stateCommand(), c.topCommand(), c.auditCommand())
+	root.AddCommand(c.peekCommand(), c.stateCommand(), c.topCommand(), c.auditCommand(), c.natsCommand())
 	root.AddCommand(c.conformanceCommand(), c.clientCommand())
 	root.AddCommand(c.demoCommand(), c.agentCommand(), c.shardCommand(), c.sidecarCommand(), c.versionCommand())
 	c.completions(root)
@@ -167,7 +167,7 @@ func (c *cli) client() (*api.Client, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &api.Client{Conn: nc, Hint: "start one with `starferry agent --config " + cfg.File + "`"}, nil
+	return &api.Client{Conn: nc, Operator: cfg.NATS.Operator, Hint: "start one with `starferry agent --config " + cfg.File + "`"}, nil
 }
 
 // by names whoever runs the command, for journals and audit trails.

@@ -17,13 +17,13 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/goccy/go-yaml"
 
 	"github.com/starferry/starferry"
 	"github.com/starferry/starferry/control"
+	"github.com/starferry/starferry/control/natsconn"
 )
 
 // EnvFile is the environment variable that points at the configuration file.
@@ -56,6 +56,24 @@ type NATS struct {
 	CredsFile string
 	TLS       *starferry.TLS
 	Listen    string // host:port of the embedded server, on this machine only
+	// Other credentials than CredsFile, and the prefix of inboxes: see
+	// [natsconn.Config].
+	NKeyFile, User  string
+	Password, Token starferry.Secret
+	InboxPrefix     string
+	// Operator is the name that the command line asks agents under; NATS lets
+	// nobody else use it. Empty: orders bear the name the operating system says.
+	Operator string
+	// NamedOperators lets an agent take orders only under such a name.
+	NamedOperators bool
+}
+
+// Connection is all of it that a connection needs.
+func (n NATS) Connection() natsconn.Config {
+	return natsconn.Config{
+		URL: n.Address(), TLS: n.TLS, CredsFile: n.CredsFile, NKeyFile: n.NKeyFile,
+		User: n.User, Password: n.Password, Token: n.Token, InboxPrefix: n.InboxPrefix,
+	}
 }
 
 // Embedded reports whether the agent runs the NATS server itself.
@@ -71,18 +89,7 @@ func (n NATS) Address() string {
 
 // Redacted is the address for people, without what stands before a host: a user
 // and password, or a token. It need not be a proper URL.
-func (n NATS) Redacted() string {
-	servers := strings.Split(n.Address(), ",")
-	for i, s := range servers {
-		s = strings.TrimSpace(s)
-		scheme := ""
-		if before, after, ok := strings.Cut(s, "://"); ok {
-			scheme, s = before+"://", after
-		}
-		servers[i] = scheme + s[strings.LastIndexByte(s, '@')+1:]
-	}
-	return strings.Join(servers, ",")
-}
+func (n NATS) Redacted() string { return natsconn.Redacted(n.Address()) }
 
 // Shards are settings of replicator processes.
 type Shards struct {

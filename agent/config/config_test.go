@@ -90,7 +90,7 @@ func TestBadInput(t *testing.T) {
 		{"tab", "clusters:\n\told: {}\n", `f.yaml:2: no valid YAML: check indentation (spaces only), colons and quotes`},
 		{"two documents", small + "---\n" + small, "f.yaml:4: a second document: one file holds one configuration; remove the `---` and what follows"},
 		{"two problems at once", "foo: 1\nnats: {urll: x}\n", "f.yaml:1: foo: unknown key; known here: clusters, nats, data_dir, shards, homes, labels\n" +
-			`f.yaml:2: nats.urll: unknown key (did you mean "url"?); known here: url, creds_file, tls, listen`},
+			`f.yaml:2: nats.urll: unknown key (did you mean "url"?); known here: url, creds_file, nkey_file, user, password_file, password_env, token_file, token_env, inbox_prefix, operator, named_operators, tls, listen`},
 		{"anchor", "clusters: &x\n  old: {brokers: [\"a:1\"]}\n", `f.yaml:1: clusters: anchors, aliases and tags are not understood here: write the value out`},
 	} {
 		t.Run(tc.name, func(t *testing.T) {

@@ -46,10 +46,19 @@ type rawSASL struct {
 }
 
 type rawNATS struct {
-	URL       string  `yaml:"url"`
-	CredsFile string  `yaml:"creds_file"`
-	TLS       *rawTLS `yaml:"tls"`
-	Listen    string  `yaml:"listen"`
+	URL            string  `yaml:"url"`
+	CredsFile      string  `yaml:"creds_file"`
+	NKeyFile       string  `yaml:"nkey_file"`
+	User           string  `yaml:"user"`
+	PasswordFile   string  `yaml:"password_file"`
+	PasswordEnv    string  `yaml:"password_env"`
+	TokenFile      string  `yaml:"token_file"`
+	TokenEnv       string  `yaml:"token_env"`
+	InboxPrefix    string  `yaml:"inbox_prefix"`
+	Operator       string  `yaml:"operator"`
+	NamedOperators bool    `yaml:"named_operators"`
+	TLS            *rawTLS `yaml:"tls"`
+	Listen         string  `yaml:"listen"`
 }
 
 type rawShards struct {
@@ -81,7 +90,14 @@ clusters:
 # Left out, the agent runs a NATS server of its own on this machine.
 nats:
   url: nats://nats-1:4222,nats://nats-2:4222
-  creds_file: starferry.creds
+  creds_file: starferry.creds       # or one of these:
+  # nkey_file: starferry.nk
+  # user: agent                     # with password_file, or password_env: NATS_PASSWORD
+  # token_file: nats.token          # or token_env: NATS_TOKEN
+  # tls: {ca_file: ca.pem}          # and cert_file, key_file, as for clusters
+  inbox_prefix: _INBOX_agent        # where permissions say so: starferry nats permissions
+  # operator: alice                 # of the command line: the name that NATS knows you by
+  # named_operators: true           # of agents: orders only from operators with such a name
   # listen: 127.0.0.1:4222          # of the agent's own server, instead of url
 
 data_dir: starferry-data            # relative to this file

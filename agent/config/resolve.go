@@ -132,45 +132,62 @@ func (r *resolver) sasl(key string, raw *rawSASL) *starferry.SASL {
 	if raw.Username == "" {
 		r.fail(key+".username", "no user name: give the one the cluster knows")
 	}
-	s.Password = r.secret(key, raw.PasswordFile, raw.PasswordEnv)
+	s.Password = r.secret(key, "password", raw.PasswordFile, raw.PasswordEnv)
 	return s
 }
 
-func (r *resolver) secret(key, file, env string) starferry.Secret {
+// secret reads what a file or the environment holds; what is its name in keys.
+func (r *resolver) secret(key, what, file, env string) starferry.Secret {
 	switch {
 	case file != "" && env != "":
-		r.fail(key, "both password_file and password_env: keep one")
+		r.fail(key, "both %s_file and %s_env: keep one", what, what)
 	case env != "":
 		v := r.getenv(env)
 		if v == "" {
-			r.fail(key+".password_env", "the environment has no %s: set it before starting", env)
+			r.fail(key+"."+what+"_env", "the environment has no %s: set it before starting", env)
 		}
 		return starferry.Secret(v)
 	case file != "":
 		path := r.path(file)
 		text, err := os.ReadFile(path)
 		if err != nil {
-			r.fail(key+".password_file", "cannot read %s: %s", path, reason(err))
+			r.fail(key+"."+what+"_file", "cannot read %s: %s", path, reason(err))
 			return ""
 		}
 		v := strings.TrimRight(string(text), "\r\n")
 		if v == "" {
-			r.fail(key+".password_file", "%s is empty: write the password into it", path)
+			r.fail(key+"."+what+"_file", "%s is empty: write the %s into it", path, what)
 		}
 		return starferry.Secret(v)
 	default:
-		r.fail(key, "no password: give password_file or password_env")
+		r.fail(key, "no %s: give %s_file or %s_env", what, what, what)
 	}
 	return ""
 }
 
 func (r *resolver) nats(raw rawNATS) NATS {
-	n := NATS{URL: raw.URL, CredsFile: r.file("nats.creds_file", raw.CredsFile), TLS: r.tls("nats.tls", raw.TLS), Listen: raw.Listen}
+	n := NATS{
+		URL: raw.URL, CredsFile: r.file("nats.creds_file", raw.CredsFile), TLS: r.tls("nats.tls", raw.TLS), Listen: raw.Listen,
+		NKeyFile: r.file("nats.nkey_file", raw.NKeyFile), User: raw.User, InboxPrefix: raw.InboxPrefix,
+		Operator: raw.Operator, NamedOperators: raw.NamedOperators,
+	}
+	if raw.User != "" || raw.PasswordFile != "" || raw.PasswordEnv != "" {
+		n.Password = r.secret("nats", "password", raw.PasswordFile, raw.PasswordEnv)
+	}
+	if raw.TokenFile != "" || raw.TokenEnv != "" {
+		n.Token = r.secret("nats", "token", raw.TokenFile, raw.TokenEnv)
+	}
 	if n.URL != "" && n.Listen != "" {
 		r.fail("nats", "both url and listen: url uses a server that is there, listen starts one; keep one")
 	}
-	if n.URL == "" && (n.CredsFile != "" || n.TLS != nil) {
-		r.fail("nats", "creds_file and tls belong to a given server: add url")
+	if n.URL == "" && (n.CredsFile != "" || n.TLS != nil || n.NKeyFile != "" || n.User != "" || n.Token != "") {
+		r.fail("nats", "credentials and tls belong to a given server: add url")
+	}
+	if n.Operator != "" && !regexp.MustCompile(`^[A-Za-z0-9_@=-]{1,64}$`).MatchString(n.Operator) {
+		r.fail("nats.operator", "want 1 to 64 letters, digits, -, _, @ or =: it is a token of subjects")
+	}
+	if err := n.Connection().Check(); err != nil && n.URL != "" {
+		r.fail("nats", "%s", err)
 	}
 	if n.Listen == "" {
 		n.Listen = DefaultListen

@@ -23,6 +23,7 @@ type World struct {
 	links    *Links
 	hand     *Hand
 	census   *Census
+	store    *desired.Store
 }
 
 // Open makes the ports. It reaches NATS; clusters are reached when they are
@@ -33,6 +34,7 @@ func Open(ctx context.Context, cfg *config.Config, nc *nats.Conn, log *slog.Logg
 	if err != nil {
 		return nil, errors.Join(err, w.Close())
 	}
+	w.store = store
 	w.links = NewLinks(cfg, nc, log)
 	wires := map[starferry.ClusterName]*wire.Cluster{}
 	for _, name := range cfg.Names() {
@@ -56,6 +58,14 @@ func (w *World) Ports() builtins.Ports {
 
 // KeepFences holds the fences of groups that ought to stand, until ctx ends.
 func (w *World) KeepFences(ctx context.Context) { w.hand.fleet.KeepFences(ctx) }
+
+// KeepStores sees to it that what groups are asked by is there, until ctx ends.
+func (w *World) KeepStores(ctx context.Context) { w.store.Keep(ctx) }
+
+// AnswerLastWords answers services that ask what others of their group said last.
+func (w *World) AnswerLastWords(queue string) (*nats.Subscription, error) {
+	return w.store.AnswerLastWords(queue)
+}
 
 // Close ends all connections but that to NATS, which is the caller's.
 func (w *World) Close() error {

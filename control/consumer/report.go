@@ -96,7 +96,7 @@ func (r *reporter) run(ctx context.Context) {
 func (r *reporter) open(ctx context.Context) *desired.Store {
 	for said := false; ; {
 		octx, cancel := context.WithTimeout(ctx, adoptWithin)
-		store, err := desired.Open(octx, r.c.cfg.NATS, desired.Options{Logger: r.c.cfg.Logger})
+		store, err := desired.OpenService(octx, r.c.cfg.NATS, desired.Options{Logger: r.c.cfg.Logger})
 		cancel()
 		if err == nil {
 			return store

@@ -19,7 +19,7 @@ func (c Config) withStored(ctx context.Context) Config {
 	}
 	ctx, cancel := context.WithTimeout(ctx, homesWithin)
 	defer cancel()
-	store, err := desired.Open(ctx, c.NATS, desired.Options{Logger: c.Logger})
+	store, err := desired.OpenService(ctx, c.NATS, desired.Options{Logger: c.Logger})
 	if err == nil {
 		stored, _, herr := store.Homes(ctx)
 		if err = herr; err == nil {

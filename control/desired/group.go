@@ -99,19 +99,12 @@ func (s *Store) get(ctx context.Context, g starferry.Group, token string, into a
 	if err := checkGroup(g); err != nil {
 		return 0, err
 	}
-	key, rev := groupKey(g, token), uint64(0)
-	err := s.desired.do(ctx, func(kv jetstream.KeyValue) error {
-		e, err := kv.Get(ctx, key)
-		if err != nil {
-			return err
-		}
-		rev = e.Revision()
-		return decode(DesiredBucket, key, e.Value(), into)
-	})
-	if errors.Is(err, jetstream.ErrKeyNotFound) {
-		return 0, ErrNotFound
+	key := groupKey(g, token)
+	e, err := s.desired.get(ctx, key)
+	if err != nil {
+		return 0, err
 	}
-	return rev, err
+	return e.revision, decode(DesiredBucket, key, e.value, into)
 }
 
 func (s *Store) put(ctx context.Context, g starferry.Group, token string, v any, expect uint64) (uint64, error) {

@@ -6,8 +6,6 @@ import (
 	"errors"
 	"fmt"
 
-	"github.com/nats-io/nats.go/jetstream"
-
 	"github.com/starferry/starferry/control"
 )
 
@@ -18,22 +16,17 @@ const homesKey = "homes"
 // been moved, and its revision. Nothing stored is the zero value, revision 0.
 func (s *Store) Homes(ctx context.Context) (control.Homes, uint64, error) {
 	var h control.Homes
-	rev := uint64(0)
-	err := s.desired.do(ctx, func(kv jetstream.KeyValue) error {
-		e, err := kv.Get(ctx, homesKey)
-		if errors.Is(err, jetstream.ErrKeyNotFound) {
-			return nil
-		}
-		if err != nil {
-			return err
-		}
-		rev = e.Revision()
-		return decode(DesiredBucket, homesKey, e.Value(), &h)
-	})
-	if err != nil {
-		return control.Homes{}, rev, fmt.Errorf("read homes: %w", err)
+	e, err := s.desired.get(ctx, homesKey)
+	if errors.Is(err, ErrNotFound) {
+		return h, 0, nil
 	}
-	return h, rev, nil
+	if err == nil {
+		err = decode(DesiredBucket, homesKey, e.value, &h)
+	}
+	if err != nil {
+		return control.Homes{}, e.revision, fmt.Errorf("read homes: %w", err)
+	}
+	return h, e.revision, nil
 }
 
 // PutHomes writes h if the stored revision is still expect (0: nothing is

@@ -8,7 +8,6 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/nats-io/nats.go/jetstream"
 	"github.com/starferry/starferry"
 	"github.com/starferry/starferry/control"
 )
@@ -19,11 +18,7 @@ func (s *Store) PutLease(ctx context.Context, l control.Lease) error {
 	if err != nil {
 		return err
 	}
-	err = s.live.do(ctx, func(kv jetstream.KeyValue) error {
-		_, err := kv.Put(ctx, leaseKey(l.Group, l.Instance), data)
-		return err
-	})
-	if err != nil {
+	if err = s.live.put(ctx, leaseKey(l.Group, l.Instance), data); err != nil {
 		return fmt.Errorf("renew lease of %s in %s: %w", l.Instance, l.Group, err)
 	}
 	return nil
@@ -49,8 +44,7 @@ func encodeLease(l *control.Lease) ([]byte, error) {
 // DeleteLease ends the lease of an instance that leaves in good order. Ending
 // one that is gone already is no error.
 func (s *Store) DeleteLease(ctx context.Context, g starferry.Group, i starferry.InstanceID) error {
-	err := s.live.do(ctx, func(kv jetstream.KeyValue) error { return kv.Delete(ctx, leaseKey(g, i)) })
-	if err != nil && !errors.Is(err, jetstream.ErrKeyNotFound) {
+	if err := s.live.delete(ctx, leaseKey(g, i)); err != nil {
 		return fmt.Errorf("end lease of %s in %s: %w", i, g, err)
 	}
 	return nil

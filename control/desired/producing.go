@@ -34,7 +34,7 @@ func (s *Store) Producing() *Producing {
 		s: s,
 		wanted: &bucket{s: s, cfg: jetstream.KeyValueConfig{
 			Bucket: ProducersBucket, Description: "starferry: where the producers of topics should write",
-			History: 16, Storage: jetstream.FileStorage, Replicas: s.o.Replicas,
+			History: 16, Storage: jetstream.FileStorage, Replicas: s.o.Replicas, RePublish: republish(ProducersBucket),
 		}},
 		live: &bucket{s: s, cfg: jetstream.KeyValueConfig{
 			Bucket: ProducingBucket, Description: "starferry: what producers say of themselves",
@@ -57,18 +57,14 @@ func (p *Producing) Placement(ctx context.Context, t starferry.Topic) (v control
 	if err != nil {
 		return v, 0, err
 	}
-	err = p.wanted.do(ctx, func(kv jetstream.KeyValue) error {
-		e, err := kv.Get(ctx, key)
-		if err != nil {
-			return err
-		}
-		rev = e.Revision()
-		return decode(ProducersBucket, key, e.Value(), &v)
-	})
-	if errors.Is(err, jetstream.ErrKeyNotFound) {
+	e, err := p.wanted.get(ctx, key)
+	if errors.Is(err, ErrNotFound) {
 		return v, 0, ErrNotFound
 	}
-	if err != nil {
+	if err == nil {
+		err = decode(ProducersBucket, key, e.value, &v)
+	}
+	if rev = e.revision; err != nil {
 		return v, rev, fmt.Errorf("read placement of producers of %s: %w", t, err)
 	}
 	return v, rev, nil
@@ -111,7 +107,7 @@ func (p *Producing) Watch(ctx context.Context, t starferry.Topic, f func(*contro
 	if err != nil {
 		return err
 	}
-	return p.s.follow(ctx, p.wanted, key, func(all map[string]entry) {
+	return p.s.heed(ctx, p.wanted, []string{key}, func(all map[string]entry) {
 		e, ok := all[key]
 		if !ok {
 			f(nil, 0, nil)
@@ -138,10 +134,7 @@ func (p *Producing) PutLease(ctx context.Context, l control.ProducerLease) error
 	l.Version = control.ProtocolVersion
 	data, err := json.Marshal(l)
 	if err == nil {
-		err = p.live.do(ctx, func(kv jetstream.KeyValue) error {
-			_, err := kv.Put(ctx, producerKey(l), data)
-			return err
-		})
+		err = p.live.put(ctx, producerKey(l), data)
 	}
 	if err != nil {
 		return fmt.Errorf("renew lease of producer %s of %s: %w", l.Instance, l.Topic, err)

@@ -58,8 +58,20 @@ type Store struct {
 	ttl     time.Duration
 }
 
-// Open reaches JetStream over nc and creates what is missing there.
+// Open reaches JetStream over nc and creates what is missing there. It is for
+// agents and operators; see OpenService.
 func Open(ctx context.Context, nc *nats.Conn, o Options) (*Store, error) {
+	s, err := newStore(nc, o)
+	if err != nil {
+		return nil, err
+	}
+	if err := s.ensure(ctx); err != nil {
+		return nil, fmt.Errorf("open desired state at %s: %w", where(nc), err)
+	}
+	return s, nil
+}
+
+func newStore(nc *nats.Conn, o Options) (*Store, error) {
 	if o.LeaseTTL <= 0 {
 		o.LeaseTTL = 6 * time.Second
 	}
@@ -79,7 +91,7 @@ func Open(ctx context.Context, nc *nats.Conn, o Options) (*Store, error) {
 	s := &Store{nc: nc, js: js, o: o, log: o.Logger}
 	s.desired = &bucket{s: s, cfg: jetstream.KeyValueConfig{
 		Bucket: DesiredBucket, Description: "starferry: what groups should be doing",
-		History: 16, Storage: jetstream.FileStorage, Replicas: o.Replicas,
+		History: 16, Storage: jetstream.FileStorage, Replicas: o.Replicas, RePublish: republish(DesiredBucket),
 	}}
 	s.live = &bucket{s: s, cfg: jetstream.KeyValueConfig{
 		Bucket: LiveBucket, Description: "starferry: what instances say of themselves",
@@ -89,9 +101,6 @@ func Open(ctx context.Context, nc *nats.Conn, o Options) (*Store, error) {
 		Bucket: LastBucket, Description: "starferry: what instances said last, for those that take over",
 		History: 1, TTL: LastWordAge, Storage: jetstream.MemoryStorage, Replicas: o.Replicas,
 	}}
-	if err := s.ensure(ctx); err != nil {
-		return nil, fmt.Errorf("open desired state at %s: %w", where(nc), err)
-	}
 	return s, nil
 }
 
@@ -144,9 +153,9 @@ func (b *bucket) open(ctx context.Context) (jetstream.KeyValue, error) {
 	if kv != nil {
 		return kv, nil
 	}
-	kv, err := jet.KeyValue(ctx, b.s.js, b.cfg)
+	kv, err := jet.SharedKeyValue(ctx, b.s.js, b.cfg)
 	if err != nil {
-		return nil, explain("bucket "+b.cfg.Bucket, err)
+		return nil, explain("bucket "+b.cfg.Bucket, b.s.refused(err))
 	}
 	b.mu.Lock()
 	b.kv = kv
@@ -184,6 +193,8 @@ func explain(what string, err error) error {
 	case errors.Is(err, jetstream.ErrJetStreamNotEnabled), errors.Is(err, jetstream.ErrJetStreamNotEnabledForAccount),
 		errors.Is(err, nats.ErrNoResponders):
 		return fmt.Errorf("%s: %w; JetStream does not answer: start nats-server with -js", what, err)
+	case errors.Is(err, nats.ErrPermissionViolation):
+		return fmt.Errorf("%s: %w", what, err)
 	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, nats.ErrTimeout):
 		return fmt.Errorf("%s: %w; check that NATS is reachable and has a JetStream leader", what, err)
 	}

@@ -33,7 +33,8 @@ func (s *Store) WatchGroup(ctx context.Context, g starferry.Group, f func(Update
 	if err := checkGroup(g); err != nil {
 		return err
 	}
-	return s.follow(ctx, s.desired, groupKey(g, "*"), func(all map[string]entry) { f(decodeUpdate(g, all)) })
+	keys := []string{groupKey(g, placementToken), groupKey(g, settingsToken)}
+	return s.heed(ctx, s.desired, keys, func(all map[string]entry) { f(decodeUpdate(g, all)) })
 }
 
 func decodeUpdate(g starferry.Group, all map[string]entry) Update {

@@ -24,6 +24,13 @@ func (s *Store) LastWords(ctx context.Context, g starferry.Group) ([]control.Lea
 	if err := checkGroup(g); err != nil {
 		return nil, err
 	}
+	if words, err := s.askLastWords(ctx, g); err == nil {
+		return words, nil
+	}
+	return s.listLastWords(ctx, g) // no agent: whoever may list them does
+}
+
+func (s *Store) listLastWords(ctx context.Context, g starferry.Group) ([]control.Lease, error) {
 	all, err := s.list(ctx, s.last, groupKey(g, "*.*"))
 	if err != nil {
 		return nil, fmt.Errorf("read last words of %s: %w", g, err)
@@ -74,7 +81,15 @@ const leaseWindow = 2
 type LeaseWriter struct {
 	s     *Store
 	under []jetstream.PubAckFuture
+	ready time.Time // until when the bucket of last words is taken to be there
 }
+
+// How long a bucket of last words that was there is taken to be so, and how long
+// one that was not is left alone.
+const (
+	keepSure  = time.Hour
+	keepAgain = 10 * time.Second
+)
 
 // LeaseWriter returns a writer.
 func (s *Store) LeaseWriter() *LeaseWriter { return &LeaseWriter{s: s} }
@@ -102,7 +117,7 @@ func (w *LeaseWriter) Put(ctx context.Context, l control.Lease) error {
 	}
 	if late != nil || !w.s.nc.IsConnected() {
 		w.under = nil
-		w.s.last.forget()                              // what has taken the one bucket away may have taken both
+		w.ready = time.Time{}                          // what has taken the one bucket away may have taken both
 		return errors.Join(late, w.s.PutLease(ctx, l)) // which makes the bucket again if it is gone
 	}
 	return w.send(ctx, l)
@@ -113,11 +128,8 @@ func (w *LeaseWriter) send(ctx context.Context, l control.Lease) error {
 	if err != nil {
 		return err
 	}
-	if _, err := w.s.live.open(ctx); err != nil {
-		return err
-	}
 	w.keep(ctx, l, data) // before the lease: who has seen that finds this
-	f, err := w.s.js.PublishAsync("$KV."+LiveBucket+"."+leaseKey(l.Group, l.Instance), data)
+	f, err := w.s.js.PublishAsync(kvSubject(LiveBucket, leaseKey(l.Group, l.Instance)), data)
 	if err != nil {
 		return fmt.Errorf("renew lease of %s in %s: %w", l.Instance, l.Group, err)
 	}
@@ -129,9 +141,15 @@ func (w *LeaseWriter) send(ctx context.Context, l control.Lease) error {
 // the instances of a group would otherwise hear each other all the time, for the
 // one moment in which one of them dies. The lease itself matters more.
 func (w *LeaseWriter) keep(ctx context.Context, l control.Lease, data []byte) {
-	_, err := w.s.last.open(ctx)
-	if err == nil {
-		err = w.s.nc.Publish("$KV."+LastBucket+"."+leaseKey(l.Group, l.Instance)+"."+EncodeKey(l.Boot), data)
+	key := leaseKey(l.Group, l.Instance) + "." + EncodeKey(l.Boot)
+	var err error
+	if time.Now().After(w.ready) { // the first is waited for, to see that the bucket is there
+		w.ready = time.Now().Add(keepAgain)
+		if err = w.s.last.put(ctx, key, data); err == nil {
+			w.ready = time.Now().Add(keepSure)
+		}
+	} else {
+		err = w.s.nc.Publish(kvSubject(LastBucket, key), data)
 	}
 	if err != nil {
 		w.s.log.Debug("keep last word", "group", l.Group, "instance", l.Instance, "error", err)

@@ -150,7 +150,7 @@ func (l *line) sleep(ctx context.Context, d time.Duration) {
 func (l *line) connect(ctx context.Context) *desired.Producing {
 	for ctx.Err() == nil {
 		short, cancel := context.WithTimeout(ctx, 5*time.Second)
-		s, err := desired.Open(short, l.p.cfg.NATS, desired.Options{Logger: l.p.cfg.Logger})
+		s, err := desired.OpenService(short, l.p.cfg.NATS, desired.Options{Logger: l.p.cfg.Logger})
 		cancel()
 		if err == nil {
 			return s.Producing()
