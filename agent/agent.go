@@ -92,6 +92,7 @@ func (a *Agent) reachNATS(ctx context.Context) (err error) {
 		return fmt.Errorf("open agent: %w", err)
 	}
 	w := newWaiter(a.cfg.NATS, a.log)
+	w.nc = a.nc
 	for _, open := range []func(context.Context) error{
 		func(ctx context.Context) (err error) { a.journal, err = journal.Open(ctx, js); return err },
 		func(ctx context.Context) (err error) { a.locks, err = openLocks(ctx, js, a.id, a.log); return err },

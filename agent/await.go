@@ -41,6 +41,7 @@ func AwaitNATS(ctx context.Context, c config.NATS, name string, log *slog.Logger
 // waiter repeats what NATS or its JetStream does not answer yet.
 type waiter struct {
 	nats config.NATS
+	nc   *nats.Conn // nil: it is the connection that is waited for
 	log  *slog.Logger
 	said time.Time
 }
@@ -61,6 +62,9 @@ func (w *waiter) until(ctx context.Context, try func(context.Context) error) err
 		if err == nil || !notYet(err) {
 			return err
 		}
+		if why := w.refused(); why != nil {
+			return fmt.Errorf("%w (%v): waiting does not mend that; give this user what `starferry nats permissions` prints for it", why, err)
+		}
 		w.say(err)
 		select {
 		case <-ctx.Done():
@@ -68,6 +72,15 @@ func (w *waiter) until(ctx context.Context, try func(context.Context) error) err
 		case <-time.After(pause):
 		}
 	}
+}
+
+// refused is what NATS does not permit to this connection, which looks like
+// silence to whoever asks.
+func (w *waiter) refused() error {
+	if w.nc == nil || !errors.Is(w.nc.LastError(), nats.ErrPermissionViolation) {
+		return nil
+	}
+	return w.nc.LastError()
 }
 
 func (w *waiter) say(err error) {

@@ -15,7 +15,9 @@ import (
 // OpenShard starts a replicator with its offset maps in the data directory. A
 // JetStream that does not answer yet is waited for. Ctx is the shard's life.
 func OpenShard(ctx context.Context, cfg *config.Config, nc *nats.Conn, id replication.ShardID, log *slog.Logger) (s *replication.Shard, err error) {
-	err = newWaiter(cfg.NATS, log).until(ctx, func(context.Context) error {
+	w := newWaiter(cfg.NATS, log)
+	w.nc = nc
+	err = w.until(ctx, func(context.Context) error {
 		s, err = world.OpenShard(ctx, cfg, nc, id, filepath.Join(cfg.DataDir, "shards", string(id)), log)
 		return err
 	})

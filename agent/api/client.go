@@ -9,6 +9,7 @@ import (
 
 	"github.com/nats-io/nats.go"
 
+	"github.com/starferry/starferry/internal/jet"
 	"github.com/starferry/starferry/scripting"
 )
 
@@ -36,13 +37,13 @@ func (c *Client) ask(ctx context.Context, subject string, request, answer any) e
 	if err != nil {
 		return fmt.Errorf("ask agent: %w", err)
 	}
-	m, err := c.Conn.RequestWithContext(ctx, SubjectAs(subject, c.Operator), body)
+	m, err := jet.Request(ctx, c.Conn, SubjectAs(subject, c.Operator), body)
 	switch {
 	case errors.Is(err, nats.ErrNoResponders):
 		return fmt.Errorf("%w at %s: %s", ErrNoAgent, c.Conn.ConnectedUrlRedacted(), c.Hint)
-	case err != nil && errors.Is(c.Conn.LastError(), nats.ErrPermissionViolation):
-		return fmt.Errorf("ask agent at %s: %w; %w: `starferry nats permissions --operator NAME` prints what an operator needs, and nats.operator in the configuration says under which name to ask",
-			c.Conn.ConnectedUrlRedacted(), err, c.Conn.LastError())
+	case errors.Is(err, nats.ErrPermissionViolation):
+		return fmt.Errorf("ask agent at %s: %w: `starferry nats permissions --operator NAME` prints what an operator needs, and nats.operator in the configuration says under which name to ask",
+			c.Conn.ConnectedUrlRedacted(), err)
 	case err != nil:
 		return fmt.Errorf("ask agent at %s: %w", c.Conn.ConnectedUrlRedacted(), err)
 	}

@@ -128,6 +128,9 @@ func (r *reporter) adopt(u desired.Update) {
 			r.c.adopt(control.Settings{}, u.SettingsRevision)
 		}
 		if u.Placement != nil {
+			if why := r.c.machine.Refuses(*u.Placement); why != "" {
+				r.c.log.Warn("refuses an order", "reason", why, "phase", u.Placement.Phase, "by", u.Placement.By, "revision", u.PlacementRevision)
+			}
 			r.c.step(switchover.Seen{Placement: *u.Placement, Revision: u.PlacementRevision})
 			r.c.fetchAhead(*u.Placement)
 		}

@@ -4,12 +4,15 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"maps"
 	"strconv"
 	"time"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/starferry/starferry/internal/jet"
 )
 
 // A few keys whose names are known are followed without a consumer of
@@ -49,7 +52,7 @@ func heldIn(m *nats.Msg) (h held, err error) {
 
 // direct reads one key of a bucket; what never was is revision 0.
 func (b *bucket) direct(ctx context.Context, key string) (held, error) {
-	m, err := b.s.nc.RequestWithContext(ctx, directSubject(b.cfg.Bucket, key), nil)
+	m, err := jet.Request(ctx, b.s.nc, directSubject(b.cfg.Bucket, key), nil)
 	if err != nil {
 		return held{}, err
 	}
@@ -114,7 +117,11 @@ func (s *Store) heed(ctx context.Context, b *bucket, keys []string, changed func
 		if time.Since(began) > 10*time.Second {
 			wait = 100 * time.Millisecond
 		}
-		s.log.Info("desired state is out of sight, looks again", "bucket", b.cfg.Bucket, "keys", keys, "reason", err, "wait", wait)
+		level := slog.LevelInfo
+		if errors.Is(err, nats.ErrPermissionViolation) {
+			level = slog.LevelWarn
+		}
+		s.log.Log(ctx, level, "desired state is out of sight, looks again", "bucket", b.cfg.Bucket, "keys", keys, "reason", err, "wait", wait)
 		select {
 		case <-ctx.Done():
 		case <-time.After(wait):
@@ -263,6 +270,9 @@ const permissionHint = "give this process what `starferry nats permissions` prin
 // refused adds to an error what NATS has refused to this connection: a server
 // does not answer what it does not permit, so that it looks like silence.
 func (s *Store) refused(err error) error {
+	if errors.Is(err, nats.ErrPermissionViolation) {
+		return fmt.Errorf("%w: %s", err, permissionHint)
+	}
 	if err == nil || !errors.Is(err, context.DeadlineExceeded) && !errors.Is(err, nats.ErrTimeout) {
 		return err
 	}

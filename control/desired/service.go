@@ -11,6 +11,7 @@ import (
 
 	"github.com/starferry/starferry"
 	"github.com/starferry/starferry/control"
+	"github.com/starferry/starferry/internal/jet"
 )
 
 // OpenService is Open for a process that needs its own groups and topics alone:
@@ -82,7 +83,7 @@ func trimmed(words []control.Lease) []control.Lease {
 func (s *Store) askLastWords(ctx context.Context, g starferry.Group) ([]control.Lease, error) {
 	ctx, cancel := context.WithTimeout(ctx, wordsWithin)
 	defer cancel()
-	m, err := s.nc.RequestWithContext(ctx, wordsSubject(g), nil)
+	m, err := jet.Request(ctx, s.nc, wordsSubject(g), nil)
 	if err != nil {
 		return nil, s.refused(err)
 	}

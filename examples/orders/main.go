@@ -18,9 +18,8 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/nats-io/nats.go"
-
 	"github.com/starferry/starferry/control/consumer"
+	"github.com/starferry/starferry/control/natsconn"
 )
 
 func main() {
@@ -38,10 +37,10 @@ func run(ctx context.Context, args []string) (err error) {
 	if err != nil {
 		return err
 	}
-	if o.nats != "" { // a service does not wait for NATS
-		nc, err := nats.Connect(o.nats, nats.RetryOnFailedConnect(true), nats.MaxReconnects(-1), nats.ReconnectWait(250*time.Millisecond))
+	if o.nats.URL != "" { // a service does not wait for NATS
+		nc, err := natsconn.Dial(o.nats.Config, "orders", o.consumer.Logger)
 		if err != nil {
-			return fmt.Errorf("connect to NATS: %w", err)
+			return err
 		}
 		defer nc.Close()
 		o.consumer.NATS = nc

@@ -72,6 +72,8 @@ func TestWrongOptionsAreNamed(t *testing.T) {
 		`read -retry: "r=soon"`:           {"-clusters", "a=x:1", "-retry", "r=soon"},
 		"set Instance to a name":          {"-clusters", "a=x:1", "-static"},
 		"need Attempts":                   {"-clusters", "a=x:1", "-dead-letter", "d"},
+		"password without a user":         {"-clusters", "a=x:1", "-nats", "nats://x:1", "-nats-password-file", "main_test.go"},
+		"read -nats-token-file":           {"-clusters", "a=x:1", "-nats", "nats://x:1", "-nats-token-file", "/nowhere/token"},
 		`home "b" is none of the cluster`: {"-clusters", "a=x:1", "-home", "b"},
 	} {
 		require.ErrorContains(t, run(t.Context(), args), want)

@@ -17,7 +17,7 @@ import (
 // options are what the command line says.
 type options struct {
 	consumer consumer.Config
-	nats     string
+	nats     natsFlags
 	listen   string
 	out      string
 	work     time.Duration
@@ -42,7 +42,7 @@ func read(args []string) (options, error) {
 	clusters := flags.String("clusters", os.Getenv("CLUSTERS"), "name=host:port[+host:port],name=…")
 	topics := flags.String("topics", "orders", "topics, separated by commas")
 	labels := flags.String("labels", os.Getenv("LABELS"), "what operators choose services by: name=value,…")
-	flags.StringVar(&o.nats, "nats", os.Getenv("NATS_URL"), "NATS server; empty: without")
+	o.nats.register(flags)
 	flags.StringVar(&o.listen, "listen", "", "host:port of /healthz, /state and /metrics; empty: none")
 	flags.DurationVar(&o.work, "work", 0, "time a record takes")
 	flags.DurationVar(&o.grace, "grace", 20*time.Second, "time to finish when it is to end")
@@ -52,6 +52,9 @@ func read(args []string) (options, error) {
 	}
 	for _, t := range strings.Split(*topics, ",") {
 		cfg.Topics = append(cfg.Topics, starferry.Topic(t))
+	}
+	if err := o.nats.finish(); err != nil {
+		return o, err
 	}
 	err := pairs("clusters", *clusters, func(name, addresses string) error {
 		cfg.Clusters = append(cfg.Clusters, starferry.Cluster{Name: starferry.ClusterName(name), Brokers: strings.Split(addresses, "+")})

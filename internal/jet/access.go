@@ -48,6 +48,7 @@ func Reads(streams ...string) (a Access) {
 // Makes is Reads, and what it takes to make streams and to change how they are kept.
 func Makes(streams ...string) Access {
 	a := Reads(streams...)
+	a.Publish = append(a.Publish, "$JS.API.INFO") // the client asks before it makes a bucket
 	for _, s := range streams {
 		a.Publish = append(a.Publish, "$JS.API.STREAM.CREATE."+s, "$JS.API.STREAM.UPDATE."+s)
 	}
