@@ -4,6 +4,7 @@ import (
 	"testing"
 
 	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
 
@@ -19,6 +20,27 @@ func TestItServesAndEnds(t *testing.T) {
 	require.Equal(t, s.Addr(), nc.ConnectedAddr())
 	nc.Close()
 	s.Close()
+}
+
+// TestMoreThanAThousandMayFollow: an estate has more instances than a server lets
+// follow one stream by default.
+func TestMoreThanAThousandMayFollow(t *testing.T) {
+	s, err := embednats.Open(embednats.Options{Dir: t.TempDir(), Listen: "127.0.0.1:0"})
+	require.NoError(t, err)
+	defer s.Close()
+	nc, err := nats.Connect(s.URL())
+	require.NoError(t, err)
+	defer nc.Close()
+	js, err := jetstream.New(nc)
+	require.NoError(t, err)
+	kv, err := js.CreateKeyValue(t.Context(), jetstream.KeyValueConfig{Bucket: "orders", Storage: jetstream.MemoryStorage})
+	require.NoError(t, err)
+	stream, err := js.Stream(t.Context(), "KV_"+kv.Bucket())
+	require.NoError(t, err)
+	for range 1001 {
+		_, err := stream.CreateConsumer(t.Context(), jetstream.ConsumerConfig{MemoryStorage: true, AckPolicy: jetstream.AckNonePolicy})
+		require.NoError(t, err)
+	}
 }
 
 func TestAPortInUse(t *testing.T) {

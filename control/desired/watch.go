@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"maps"
+	"math/rand/v2"
 	"strconv"
 	"time"
 
@@ -141,7 +142,8 @@ func stop(w jetstream.KeyWatcher) {
 
 // follow keeps one session after another until ctx ends.
 func (s *Store) follow(ctx context.Context, b *bucket, filter string, changed func(map[string]entry)) error {
-	f := &follower{s: s, b: b, filter: filter, changed: changed}
+	// Those that begin together, after a restart, do not read the whole together.
+	f := &follower{s: s, b: b, filter: filter, changed: changed, quiet: rand.IntN(fullPoll)}
 	wait := 100 * time.Millisecond
 	for ctx.Err() == nil {
 		began := time.Now()
@@ -195,7 +197,7 @@ func (f *follower) session(ctx context.Context) error {
 
 	poll := time.NewTicker(f.s.o.Poll)
 	defer poll.Stop()
-	first, ready := map[string]entry{}, false
+	first, ready, unready := map[string]entry{}, false, 0
 	f.stale = 0
 	for {
 		select {
@@ -221,8 +223,11 @@ func (f *follower) session(ctx context.Context) error {
 				f.tell()
 			}
 		case <-poll.C:
+			if unready++; !ready && unready < beginPolls {
+				continue // many may begin at once, after a restart of the server
+			}
 			if !ready {
-				return fmt.Errorf("the watch has not shown the stored values within %v", f.s.o.Poll)
+				return fmt.Errorf("the watch has not shown the stored values within %v", beginPolls*f.s.o.Poll)
 			}
 			if err := f.poll(ctx); err != nil {
 				return err
@@ -231,9 +236,13 @@ func (f *follower) session(ctx context.Context) error {
 	}
 }
 
-// fullPoll is how many polls may only look for something newer before one reads
-// the whole again.
-const fullPoll = 5
+const (
+	// fullPoll is how many polls may only look for something newer before one reads
+	// the whole again.
+	fullPoll = 15
+	// beginPolls is how many polls a watch may take to show what is stored.
+	beginPolls = 5
+)
 
 // poll looks for something newer than the watch has shown. If there is, or what
 // is known may have run out, it reads the whole again and corrects what was

@@ -241,6 +241,9 @@ func (f *Fleet) told(ctx context.Context, order desired.Event, r Receipt, err er
 	}
 }
 
+// namedMissing is how many of those who have not acknowledged an error names.
+const namedMissing = 20
+
 // missingError says who has not acknowledged.
 type missingError struct {
 	what      []string
@@ -248,7 +251,11 @@ type missingError struct {
 }
 
 func (e *missingError) Error() string {
-	return fmt.Sprintf("not acknowledged by %s; restart those, or give them the library and NATS", strings.Join(e.what, ", "))
+	what, more := e.what, ""
+	if n := len(what) - namedMissing; n > 0 {
+		what, more = what[:namedMissing], fmt.Sprintf(" and %d others, whom the audit trail names", n)
+	}
+	return fmt.Sprintf("not acknowledged by %s%s; restart those, or give them the library and NATS", strings.Join(what, ", "), more)
 }
 
 func clone(v control.Settings) (control.Settings, error) {
