@@ -199,9 +199,10 @@ func opposites(specs []LinkSpec, spec LinkSpec, d starferry.Direction, cut starf
 	return both, rest
 }
 
-// Opposite names the link that leads the other way between all topics of a link;
+// Opposite names the link that leads the other way between these topics of a
+// link, by their names on its source, or between all of them if none is given;
 // empty if there is none.
-func (c *Client) Opposite(ctx context.Context, name starferry.LinkName) (starferry.LinkName, error) {
+func (c *Client) Opposite(ctx context.Context, name starferry.LinkName, topics ...starferry.Topic) (starferry.LinkName, error) {
 	st, err := c.open(ctx)
 	if err != nil {
 		return "", err
@@ -214,9 +215,12 @@ func (c *Client) Opposite(ctx context.Context, name starferry.LinkName) (starfer
 	if err != nil {
 		return "", err
 	}
+	if len(topics) == 0 {
+		topics = spec.Topics
+	}
 	for _, o := range specs {
 		open := func(t starferry.Topic) bool { return !o.returns(spec, t) }
-		if len(spec.Topics) > 0 && !slices.ContainsFunc(spec.Topics, open) {
+		if len(topics) > 0 && !slices.ContainsFunc(topics, open) {
 			return o.Name, nil
 		}
 	}

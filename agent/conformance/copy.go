@@ -27,7 +27,9 @@ func (twin) Ends(context.Context, starferry.LinkName) (source, target starferry.
 }
 
 // Opposite implements fleet.Copies.
-func (twin) Opposite(context.Context, starferry.LinkName) (starferry.LinkName, error) { return "", nil }
+func (twin) Opposite(context.Context, starferry.LinkName, ...starferry.Topic) (starferry.LinkName, error) {
+	return "", nil
+}
 
 // Health implements fleet.Copies.
 func (c twin) Health(context.Context, starferry.LinkName, []starferry.Topic) (fleet.Health, error) {

@@ -229,8 +229,8 @@ func (l copies) Ends(ctx context.Context, name starferry.LinkName) (source, targ
 }
 
 // Opposite implements fleet.Copies.
-func (l copies) Opposite(ctx context.Context, name starferry.LinkName) (starferry.LinkName, error) {
-	o, err := l.client.Opposite(ctx, name)
+func (l copies) Opposite(ctx context.Context, name starferry.LinkName, topics ...starferry.Topic) (starferry.LinkName, error) {
+	o, err := l.client.Opposite(ctx, name, topics...)
 	return o, notFound(name, err)
 }
 

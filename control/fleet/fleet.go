@@ -21,9 +21,9 @@ import (
 type Copies interface {
 	// Ends says which clusters a link joins.
 	Ends(ctx context.Context, link starferry.LinkName) (source, target starferry.ClusterName, err error)
-	// Opposite names the link that leads the other way between the same topics;
-	// empty if there is none.
-	Opposite(ctx context.Context, link starferry.LinkName) (starferry.LinkName, error)
+	// Opposite names the link that leads the other way between topics of a link, or
+	// all of its topics if none is named; empty if there is none.
+	Opposite(ctx context.Context, link starferry.LinkName, topics ...starferry.Topic) (starferry.LinkName, error)
 	// Translate answers for a cut in one direction. It lets the copy pass the cut
 	// first, for as long as wait; what is missing then is named in Behind.
 	Translate(ctx context.Context, link starferry.LinkName, dir starferry.Direction, cut starferry.Cut, wait time.Duration) (starferry.Translation, error)

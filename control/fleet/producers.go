@@ -136,7 +136,7 @@ func (f *Fleet) linkBetween(ctx context.Context, o ProducerOrder) (starferry.Lin
 	if err != nil {
 		return "", err
 	}
-	other, err := f.c.Copies.Opposite(ctx, o.Link)
+	other, err := f.c.Copies.Opposite(ctx, o.Link, o.Topic)
 	switch {
 	case err != nil:
 		return "", err

@@ -197,7 +197,7 @@ func (i ideal) Ends(context.Context, starferry.LinkName) (source, target starfer
 	return i.w.old.Name, i.w.new.Name, nil
 }
 
-func (i ideal) Opposite(context.Context, starferry.LinkName) (starferry.LinkName, error) {
+func (i ideal) Opposite(context.Context, starferry.LinkName, ...starferry.Topic) (starferry.LinkName, error) {
 	return "", nil
 }
 
