@@ -43,6 +43,9 @@ func (s *stand) until(ctx context.Context, section, expected string, look func()
 		if err != nil {
 			seen = err.Error()
 		}
+		if err := s.fitting(); err != nil {
+			return err // the rest may follow from that
+		}
 		if why := s.ended(); why != "" {
 			return s.unmet("Trying a client", "the client to run", why)
 		}
@@ -138,6 +141,11 @@ func (s *stand) judged() error {
 	if err := s.repeats(); err != nil {
 		return err
 	}
+	return s.fitting()
+}
+
+// fitting is what is wrong with the leases that were heard.
+func (s *stand) fitting() error {
 	if wrong := s.ear.unfit(); len(wrong) > 0 {
 		return s.unmet("5 and 7", "every lease to fit its schema and its key", strings.Join(wrong, " | "))
 	}

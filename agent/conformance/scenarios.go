@@ -96,6 +96,12 @@ func joined(ctx context.Context, s *stand) error {
 	if err != nil {
 		return err
 	}
+	if err := s.never(ctx, "3", "every commit to bear a mark", 150*time.Millisecond, func() (string, error) {
+		_, err := s.marks(ctx, oldName)
+		return "", err
+	}); err != nil {
+		return err
+	}
 	return s.until(ctx, "2", "members with their instance id as client id, and user data with their boot id", func() (string, error) {
 		d, err := s.g.wires[oldName].DescribeGroup(ctx, s.group)
 		if err != nil {
