@@ -28,10 +28,7 @@ func (s *Sidecar) batch(ctx context.Context, rs []consumer.Record) error {
 		return s.each(ctx, rs)
 	}
 	errs, err := s.deliver(ctx, rs)
-	switch {
-	case len(rs) > 1 && hopeless(err):
-		return s.each(ctx, rs)
-	case err != nil:
+	if err != nil { // the library takes apart what is refused
 		return err
 	}
 	for _, e := range errs {

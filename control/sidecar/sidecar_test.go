@@ -272,16 +272,25 @@ func TestWhatIsRefusedIsPutAside(t *testing.T) {
 
 // One that fails does not take those along that were delivered with it.
 func TestWhatFailsBesideOthersFailsAlone(t *testing.T) {
-	p := newPlace(t, 1, func(_ int, rs []record, w http.ResponseWriter, _ *http.Request) {
+	hold := make(chan struct{})
+	p := newPlace(t, 1, func(n int, rs []record, w http.ResponseWriter, _ *http.Request) {
+		if n == 0 {
+			<-hold
+		}
 		if slices.ContainsFunc(rs, func(r record) bool { return r.Value == "5" }) {
 			w.WriteHeader(http.StatusInternalServerError)
 		}
 	})
 	dead := kafkatest.Topic(t, p.cluster, 1, nil)
 	p.write(0, 10)
-	p.open(func(c *sidecar.Config) {
-		c.Order, c.Consumer.Failure = sidecar.ByKey, consumer.Failure{Attempts: 1, DeadLetter: dead}
+	s := p.open(func(c *sidecar.Config) {
+		c.Order, c.Requests, c.Consumer.Failure = sidecar.ByKey, 1, consumer.Failure{Attempts: 1, DeadLetter: dead}
 	})
+	require.Eventually(t, func() bool { // the others wait for the first, and travel together
+		state, err := s.State(t.Context())
+		return err == nil && len(state.Consumer.Partitions) == 1 && state.Consumer.Partitions[0].InFlight == 10
+	}, patience, time.Millisecond)
+	close(hold)
 	p.committed(0, 10)
 	require.Len(t, kafkatest.Records(t, p.cluster, dead, 0), 1)
 }
