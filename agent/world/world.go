@@ -31,6 +31,9 @@ type World struct {
 func Open(ctx context.Context, cfg *config.Config, nc *nats.Conn, log *slog.Logger) (*World, error) {
 	w := &World{clusters: NewClusters(cfg, wire.WithClientID("starferry-agent"), wire.WithLogger(log))}
 	store, err := desired.Open(ctx, nc, desired.Options{Logger: log})
+	if err == nil {
+		err = store.Ensure(ctx) // what a server makes while it is shut down stays behind
+	}
 	if err != nil {
 		return nil, errors.Join(err, w.Close())
 	}

@@ -113,10 +113,11 @@ func (s *Store) Ensure(ctx context.Context) error {
 			return explain("bucket "+b.cfg.Bucket, err)
 		}
 		cfg := stream.CachedInfo().Config
-		if !cfg.AllowRollup && (cfg.RePublish == nil) == (b.cfg.RePublish == nil) {
+		rollup := cfg.AllowRollup && !b.shared()
+		if cfg.AllowRollup == rollup && (cfg.RePublish == nil) == (b.cfg.RePublish == nil) {
 			continue
 		}
-		cfg.AllowRollup, cfg.RePublish = false, b.cfg.RePublish
+		cfg.AllowRollup, cfg.RePublish = rollup, b.cfg.RePublish
 		if _, err := s.js.UpdateStream(ctx, cfg); err != nil {
 			return explain("bucket "+b.cfg.Bucket, err)
 		}
@@ -132,14 +133,14 @@ func (s *Store) Keep(ctx context.Context) {
 	tick := time.NewTicker(s.o.LeaseTTL)
 	defer tick.Stop()
 	for {
-		if err := s.ensureWithin(ctx); err != nil && ctx.Err() == nil {
-			s.log.Debug("desired state is not there", "error", err)
-		}
 		select {
 		case <-ctx.Done():
 			return
 		case <-back:
 		case <-tick.C:
+		}
+		if err := s.ensureWithin(ctx); err != nil && ctx.Err() == nil {
+			s.log.Debug("desired state is not there", "error", err)
 		}
 	}
 }

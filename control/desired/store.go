@@ -153,7 +153,11 @@ func (b *bucket) open(ctx context.Context) (jetstream.KeyValue, error) {
 	if kv != nil {
 		return kv, nil
 	}
-	kv, err := jet.SharedKeyValue(ctx, b.s.js, b.cfg)
+	open := jet.SharedKeyValue
+	if !b.shared() {
+		open = jet.KeyValue
+	}
+	kv, err := open(ctx, b.s.js, b.cfg)
 	if err != nil {
 		return nil, explain("bucket "+b.cfg.Bucket, b.s.refused(err))
 	}
@@ -162,6 +166,9 @@ func (b *bucket) open(ctx context.Context) (jetstream.KeyValue, error) {
 	b.mu.Unlock()
 	return kv, nil
 }
+
+// shared reports whether services write into the bucket, each its own keys.
+func (b *bucket) shared() bool { return b.cfg.Storage == jetstream.MemoryStorage }
 
 func (b *bucket) forget() {
 	b.mu.Lock()
