@@ -40,11 +40,7 @@ type night struct {
 func newNight(t *testing.T) *night {
 	old, target := kafkatest.Pair(t)
 	n := &night{desk: &desk{}, t: t, old: old, topic: "orders", group: "billing"}
-	if kafkatest.Real() { // others are there as well
-		n.topic, n.group = kafkatest.Topic(t, old, 3, nil), kafkatest.Group(t)
-	} else {
-		kafkatest.MakeTopic(t, old, n.topic, 3, nil)
-	}
+	kafkatest.MakeTopic(t, old, n.topic, 3, nil)
 	cfg := config.Config{
 		Clusters: map[starferry.ClusterName]starferry.Cluster{old.Name: old, target.Name: target},
 		NATS:     config.NATS{Listen: "127.0.0.1:0"}, DataDir: t.TempDir(), Shards: config.Shards{Buckets: 1},
@@ -189,6 +185,9 @@ func (n *night) missing(s step) (lines []string) {
 // Every command of the page does what the page says, in its order, and prints
 // the lines that the page shows.
 func TestThePageForThoseOnCall(t *testing.T) {
+	if kafkatest.Real() {
+		t.Skip("it is about what is printed, under the page's own names; what the commands do on real brokers others try")
+	}
 	n := newNight(t)
 	names, steps := chapters(t)
 	require.Len(t, names, 3)
