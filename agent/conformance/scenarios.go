@@ -96,7 +96,7 @@ func joined(ctx context.Context, s *stand) error {
 	if err != nil {
 		return err
 	}
-	if err := s.never(ctx, "3", "every commit to bear a mark", 150*time.Millisecond, func() (string, error) {
+	if err := s.never(ctx, "3", "every commit to bear a mark", time.Second, func() (string, error) {
 		_, err := s.marks(ctx, oldName)
 		return "", err
 	}); err != nil {
