@@ -57,8 +57,8 @@ func Open(o Options) (*Server, error) {
 		ServerName: "starferry", Host: host, Port: port,
 		JetStream: true, StoreDir: o.Dir, SyncAlways: o.SyncAlways, MaxPayload: maxPayload,
 		DisableJetStreamBanner: true, NoSigs: true, NoLog: true,
-		// Every instance follows its orders by a consumer of the one stream that has
-		// them all; a server allows 1,000 unless it is told otherwise.
+		// Whoever watches leases does so by a consumer of the one stream that has them
+		// all; a server allows 1,000 unless it is told otherwise.
 		JetStreamLimits: server.JSLimitOpts{DefaultMaxConsumers: -1},
 	})
 	if err != nil {

@@ -22,8 +22,8 @@ func TestItServesAndEnds(t *testing.T) {
 	s.Close()
 }
 
-// TestMoreThanAThousandMayFollow: an estate has more instances than a server lets
-// follow one stream by default.
+// TestMoreThanAThousandMayFollow: more may watch one stream than a server lets by
+// default.
 func TestMoreThanAThousandMayFollow(t *testing.T) {
 	s, err := embednats.Open(embednats.Options{Dir: t.TempDir(), Listen: "127.0.0.1:0"})
 	require.NoError(t, err)
