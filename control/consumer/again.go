@@ -65,7 +65,7 @@ func (p *part) partly(f *flight, tries int, err error) (why error, ok bool) {
 	if len(some.Errs) != len(f.records) {
 		return fmt.Errorf("handler tells of %d records and was given %d: %w", len(some.Errs), len(f.records), err), true
 	}
-	why, dead := p.shed(f, bounded(some.Errs))
+	dead, why := p.shed(f, bounded(some.Errs))
 	for _, d := range dead {
 		if !p.bury(d.flight, p.s.c.cfg.Failure.DeadLetter, tries, d.err) {
 			return why, false
@@ -99,8 +99,8 @@ func bounded(errs []error) []error {
 }
 
 // shed lands the records of a job without an error, gives those that are
-// hopeless a flight each, and returns why the rest comes again.
-func (p *part) shed(f *flight, errs []error) (why error, dead []lost) {
+// hopeless a flight each, and returns those and why the rest comes again.
+func (p *part) shed(f *flight, errs []error) (dead []lost, why error) {
 	var left job
 	var again *Again
 	handled := 0
@@ -125,9 +125,9 @@ func (p *part) shed(f *flight, errs []error) (why error, dead []lost) {
 	p.mu.Unlock()
 	p.s.wakeUp(wake)
 	if again == nil {
-		return nil, dead
+		return dead, nil
 	}
-	return again, dead
+	return dead, again
 }
 
 // and is the reason for several records: the first of their errors, the longest
