@@ -3,10 +3,12 @@ package desired
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"maps"
 	"math/rand/v2"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -96,6 +98,7 @@ func (s *Store) list(ctx context.Context, b *bucket, filter string) (map[string]
 			return err
 		}
 		defer stop(w)
+		shown := map[string]bool{}
 		for {
 			select {
 			case e, ok := <-w.Updates():
@@ -103,8 +106,9 @@ func (s *Store) list(ctx context.Context, b *bucket, filter string) (map[string]
 				case !ok:
 					return fmt.Errorf("watch of %s %s closed early; check the NATS connection", b.cfg.Bucket, filter)
 				case e == nil:
-					return nil
+					return s.complete(ctx, kv, filter, all, shown)
 				}
+				shown[e.Key()] = true
 				apply(all, e)
 			case <-ctx.Done():
 				return ctx.Err()
@@ -112,6 +116,36 @@ func (s *Store) list(ctx context.Context, b *bucket, filter string) (map[string]
 		}
 	})
 	return all, err
+}
+
+// complete adds what a watch has not shown although it says that it has shown
+// all there was: it counts, and a value that is overwritten meanwhile counts
+// twice, at the cost of another that is still to come.
+func (s *Store) complete(ctx context.Context, kv jetstream.KeyValue, filter string, all map[string]entry, shown map[string]bool) error {
+	stream, err := s.js.Stream(ctx, "KV_"+kv.Bucket())
+	if err != nil {
+		return err
+	}
+	prefix := "$KV." + kv.Bucket() + "."
+	info, err := stream.Info(ctx, jetstream.WithSubjectFilter(prefix+filter))
+	if err != nil {
+		return err
+	}
+	for subject := range info.State.Subjects {
+		key := strings.TrimPrefix(subject, prefix)
+		if shown[key] {
+			continue
+		}
+		e, err := kv.Get(ctx, key)
+		switch {
+		case errors.Is(err, jetstream.ErrKeyNotFound):
+		case err != nil:
+			return err
+		default:
+			apply(all, e)
+		}
+	}
+	return nil
 }
 
 func apply(all map[string]entry, e jetstream.KeyValueEntry) {
@@ -197,7 +231,7 @@ func (f *follower) session(ctx context.Context) error {
 
 	poll := time.NewTicker(f.s.o.Poll)
 	defer poll.Stop()
-	first, ready, unready := map[string]entry{}, false, 0
+	first, shown, ready, unready := map[string]entry{}, map[string]bool{}, false, 0
 	f.stale = 0
 	for {
 		select {
@@ -211,12 +245,16 @@ func (f *follower) session(ctx context.Context) error {
 				return fmt.Errorf("the watch was closed")
 			case e != nil && !ready:
 				f.high = e.Revision()
+				shown[e.Key()] = true
 				apply(first, e)
 				continue
 			case e != nil:
 				f.high = e.Revision()
 				apply(f.all, e)
-			default:
+			case !ready:
+				if err := f.s.complete(ctx, kv, f.filter, first, shown); err != nil {
+					return fmt.Errorf("read what is stored: %w", err)
+				}
 				f.all, ready = first, true
 			}
 			if len(w.Updates()) == 0 { // take what has come in together as one change

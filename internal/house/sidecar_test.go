@@ -131,8 +131,8 @@ func TestAServiceInPythonIsMovedAndSteered(t *testing.T) {
 	poison := kafkatest.Produce(t, h.old, hot.Topic, hot.Partition, kafka.Message{Value: []byte("poison")})
 	place := fmt.Sprintf("%s@%d", hot, poison)
 	require.Eventually(t, func() bool {
-		return strings.Contains(h.starferry("state", string(s.group)).out, strconv.Itoa(int(poison)))
-	}, patience, 100*time.Millisecond)
+		return strings.Contains(h.starferry("peek", "--group", string(s.group)).out, place)
+	}, patience, 100*time.Millisecond, "the poison record blocks nothing")
 	count := func() (n int) {
 		for _, l := range s.lines() {
 			if l.partition == int(hot.Partition) {
