@@ -61,6 +61,7 @@ type copier struct {
 	every    time.Duration              // between refreshes
 	store    *store
 	listNext time.Time                  // when topics are listed again, at the earliest
+	doubted  map[starferry.Topic]int    // topics that another link may be about to take up as its copies, and in how many looks; find's alone
 	problems map[starferry.Topic]string // why topics that match are not copied
 	denials  map[int]denial             // by bucket, or surveyed
 	// allowedAt is the revision of the link whose topics may be read and written.

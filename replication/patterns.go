@@ -11,8 +11,6 @@ import (
 	"time"
 	"unicode"
 
-	"github.com/twmb/franz-go/pkg/kmsg"
-
 	"github.com/starferry/starferry"
 	"github.com/starferry/starferry/internal/wire"
 )
@@ -77,27 +75,6 @@ func (s LinkSpec) checkPatterns() error {
 	return nil
 }
 
-// topicNames lists all topics of a cluster but internal ones.
-func topicNames(ctx context.Context, c *wire.Cluster) ([]starferry.Topic, error) {
-	req := kmsg.NewPtrMetadataRequest() // nil topics: all
-	resp, err := c.Do(ctx, req)
-	if err != nil {
-		return nil, fmt.Errorf("list topics of %s: %w", c.Name(), err)
-	}
-	m, ok := resp.(*kmsg.MetadataResponse)
-	if !ok {
-		return nil, fmt.Errorf("list topics of %s: %w", c.Name(), wire.ErrFrame)
-	}
-	var out []starferry.Topic
-	for _, t := range m.Topics {
-		if t.Topic != nil && !t.IsInternal && t.ErrorCode == 0 {
-			out = append(out, starferry.Topic(*t.Topic))
-		}
-	}
-	slices.Sort(out)
-	return out, nil
-}
-
 // expand adds the topics that match now to those that are named.
 func (s LinkSpec) expand(ctx context.Context, src *wire.Cluster, others []LinkSpec) (LinkSpec, error) {
 	if len(s.Patterns) == 0 {
@@ -107,7 +84,7 @@ func (s LinkSpec) expand(ctx context.Context, src *wire.Cluster, others []LinkSp
 	if err != nil {
 		return s, err
 	}
-	names, err := topicNames(ctx, src)
+	names, err := src.TopicNames(ctx)
 	if err != nil {
 		return s, err
 	}
@@ -149,7 +126,7 @@ func (c *Client) Matching(ctx context.Context, on starferry.ClusterName, texts [
 	if err != nil {
 		return nil, err
 	}
-	names, err := topicNames(ctx, k)
+	names, err := k.TopicNames(ctx)
 	return slices.DeleteFunc(names, func(t starferry.Topic) bool { return ps.which(t) < 0 }), err
 }
 
@@ -166,7 +143,7 @@ func (c *copier) find(ctx context.Context) {
 	began := time.Now()
 	short, cancel := context.WithTimeout(ctx, 15*time.Second)
 	defer cancel()
-	names, err := topicNames(short, c.src)
+	names, err := c.src.TopicNames(short)
 	took := time.Since(began)
 	c.mu.Lock()
 	c.listNext = time.Now().Add(min(listShare*took, listAtLeast))
@@ -191,6 +168,10 @@ func (c *copier) find(ctx context.Context) {
 	c.log.Info("new topics match", "link", c.spec.Name, "topics", slices.Sorted(maps.Keys(found)))
 }
 
+// doubts is for how many looks a topic is left alone that the link back may be
+// about to put among its own: it makes the copy's topic first.
+const doubts = 3
+
 // fresh returns the topics that match and are not on the link yet, with the
 // pattern that brought them, once their targets are there; and why others cannot
 // be copied.
@@ -205,6 +186,8 @@ func (c *copier) fresh(ctx context.Context, spec LinkSpec, names []starferry.Top
 		c.log.Warn("other links not read", "link", c.spec.Name, "err", err)
 		return found, problems
 	}
+	doubted := map[starferry.Topic]int{}
+	defer func() { c.doubted = doubted }()
 	taken := map[starferry.Topic]starferry.Topic{}
 	if len(spec.Rename) > 0 {
 		for _, t := range spec.Topics {
@@ -214,6 +197,10 @@ func (c *copier) fresh(ctx context.Context, spec LinkSpec, names []starferry.Top
 	for _, t := range names {
 		n := ps.which(t)
 		if n < 0 || spec.has(t) || len(found) == foundAtOnce || brought(others, spec, t) {
+			continue
+		}
+		if c.doubted[t] < doubts && mayBring(others, spec, t) {
+			doubted[t] = c.doubted[t] + 1
 			continue
 		}
 		one := spec

@@ -46,6 +46,19 @@ func brought(specs []LinkSpec, by LinkSpec, t starferry.Topic) bool {
 	})
 }
 
+// mayBring reports whether a topic has the name of a copy that a link back would
+// bring by one of its patterns, though it has not said so yet.
+func mayBring(specs []LinkSpec, by LinkSpec, t starferry.Topic) bool {
+	return slices.ContainsFunc(specs, func(s LinkSpec) bool {
+		origin, ok := s.SourceOf(t)
+		if !ok || s.Source != by.Target || s.Target != by.Source || by.TargetOf(t) == origin {
+			return false
+		}
+		ps, err := compile(s.Patterns)
+		return err == nil && len(s.Patterns) > 0 && ps.which(origin) >= 0
+	})
+}
+
 // wayBack finds a way over links from one topic to another that is not direct;
 // nil if there is none.
 func wayBack(specs []LinkSpec, from, to place) []place {

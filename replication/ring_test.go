@@ -72,3 +72,15 @@ func TestPatternsBothWaysCopyEachTopicOnce(t *testing.T) {
 	require.ElementsMatch(t, []starferry.Topic{near, later}, w.status().Spec.Topics)
 	require.Equal(t, []starferry.Topic{far}, back.status().Spec.Topics)
 }
+
+// A copy's topic is made before the link that brings it says so: until then its
+// name tells that it is none of its own cluster's.
+func TestACopyIsKnownByItsNameBeforeItsLinkSaysSo(t *testing.T) {
+	there := LinkSpec{Name: "there", Source: "a", Target: "b", Patterns: []string{".*"}, Rename: Rename{EveryTopic: "far.{topic}"}}
+	back := LinkSpec{Name: "back", Source: "b", Target: "a", Patterns: []string{"order.*"}, Rename: Rename{EveryTopic: "near.{topic}"}}
+	links := []LinkSpec{there, back}
+	require.True(t, mayBring(links, there, "near.orders"))
+	require.False(t, mayBring(links, there, "near.payments"), "back does not bring that")
+	require.False(t, mayBring(links, there, "orders"))
+	require.False(t, mayBring(links[:1], there, "near.orders"))
+}
