@@ -78,6 +78,7 @@ func Open(ctx context.Context, cfg *config.Config, log *slog.Logger) (_ *Agent, 
 		return a, err
 	}
 	a.wg.Go(func() { a.world.KeepFences(a.ctx) })
+	a.wg.Go(func() { a.world.KeepOverflows(a.ctx) })
 	a.wg.Go(func() { a.world.KeepStores(a.ctx) })
 	return a, a.serve()
 }

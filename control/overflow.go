@@ -74,6 +74,25 @@ func (o *Overflow) TransactionalID(g starferry.Group) string {
 // maxTopic is how long Kafka lets the name of a topic be.
 const maxTopic = 249
 
+// OverflowHeader is the last header of a record in an overflow topic: where it
+// comes from, TOPIC/PARTITION@OFFSET, and its own timestamp behind a space.
+const OverflowHeader = "starferry.overflow"
+
+// OverflowIDs is how long the ID of a redistribution is.
+const OverflowIDs = 8
+
+// OverflowOf is the ID of a redistribution of a group that would name its topic
+// so; empty if none would.
+func OverflowOf(g starferry.Group, t starferry.Topic) string {
+	if len(t) < OverflowIDs {
+		return ""
+	}
+	if id := string(t[len(t)-OverflowIDs:]); OverflowTopic(g, id) == t {
+		return id
+	}
+	return ""
+}
+
 // OverflowTopic names the topic of a redistribution: by its group, and with a
 // part of its own, since offsets committed for a topic of the same name must not
 // be taken for its own. What a topic's name cannot hold becomes '-'.

@@ -59,6 +59,10 @@ func (w *World) Ports() builtins.Ports {
 	return builtins.Ports{Clusters: w.clusters, Times: w.clusters, Copier: w.links, Hand: w.hand, Remote: w.hand, Prover: w.links, Census: w.census, Fencer: w.hand, Spreader: w.hand, Producers: w.hand}
 }
 
+// KeepOverflows takes redistributions that the settings have lost to their end,
+// until ctx ends.
+func (w *World) KeepOverflows(ctx context.Context) { w.hand.fleet.KeepOverflows(ctx) }
+
 // KeepFences holds the fences of groups that ought to stand, until ctx ends.
 func (w *World) KeepFences(ctx context.Context) { w.hand.fleet.KeepFences(ctx) }
 

@@ -140,14 +140,10 @@ func (c *Consumer) commitsOf(ctx context.Context, w *wire.Cluster) (map[starferr
 // nobody is the owner of a producer id who takes it over from whoever has it.
 func nobody() wire.Producer { return wire.Producer{ID: -1, Epoch: -1} }
 
-// headerSpilled is the last header of a record in the overflow topic: where it
-// comes from. All before it are its own.
-const headerSpilled = headerPrefix + "overflow"
-
 // spill is a record as it is put into the overflow topic, with its origin.
 func spill(tp starferry.TopicPartition, r records.Record, now int64) records.Record {
 	origin := fmt.Sprintf("%s@%d %d", tp, r.Offset, r.Timestamp)
-	r.Headers = append(slices.Clone(r.Headers), records.Header{Key: headerSpilled, Value: []byte(origin)})
+	r.Headers = append(slices.Clone(r.Headers), records.Header{Key: control.OverflowHeader, Value: []byte(origin)})
 	r.Timestamp = now // an old one would be removed by retention, one in the future refused
 	return r
 }
@@ -155,7 +151,7 @@ func spill(tp starferry.TopicPartition, r records.Record, now int64) records.Rec
 // unspill is the record as it was; false for what others have put there.
 func unspill(r records.Record) (starferry.TopicPartition, records.Record, bool) {
 	n := len(r.Headers) - 1
-	if n < 0 || r.Headers[n].Key != headerSpilled {
+	if n < 0 || r.Headers[n].Key != control.OverflowHeader {
 		return starferry.TopicPartition{}, r, false
 	}
 	origin, stamp, _ := strings.Cut(string(r.Headers[n].Value), " ")

@@ -128,7 +128,15 @@ func (f *Fleet) openOverflow(ctx context.Context, o RedistributeOrder) (*control
 	}
 	is := v.Overflow
 	if is == nil {
-		return nil, nil
+		h, err := f.Home(ctx, o.Group)
+		if err != nil {
+			return nil, err
+		}
+		if is, err = f.recallOverflow(ctx, o, h.Cluster); err != nil || is == nil || o.Stop {
+			return is, err
+		}
+		_, err = f.followOverflow(ctx, o, *is)
+		return nil, err
 	}
 	if is.Phase == control.OverflowClose && !o.Stop { // over, and whoever saw to it has gone
 		_, err := f.followOverflow(ctx, o, *is)
@@ -186,7 +194,7 @@ func (f *Fleet) beginOverflow(ctx context.Context, o RedistributeOrder) (*contro
 	if err != nil || from >= until {
 		return nil, err
 	}
-	id := strings.ToLower(token("")[2:10])
+	id := strings.ToLower(token("")[2 : 2+control.OverflowIDs])
 	is := &control.Overflow{
 		ID: id, Cluster: h.Cluster, Partition: o.Partition, Until: until, Topic: control.OverflowTopic(o.Group, id), To: o.To, Order: o.Order,
 		Phase: control.OverflowPrepare, By: o.By, Why: o.Why, Token: o.Token, At: f.c.Now().UnixMilli(),

@@ -35,6 +35,11 @@ func (f *Fleet) drainOverflow(ctx context.Context, o SwitchOrder) (left time.Dur
 	if err != nil {
 		return 0, fmt.Errorf("switch %s: %w", o.Group, err)
 	}
+	if is == nil {
+		if is, err = f.recallOverflow(ctx, RedistributeOrder{Group: o.Group, By: o.By, Why: o.Why}, o.Source); err != nil {
+			return 0, fmt.Errorf("switch %s: %w", o.Group, err)
+		}
+	}
 	if is == nil || is.Cluster != o.Source {
 		return o.Within, nil
 	}

@@ -96,6 +96,8 @@ func agentHand() []Entry {
 			"makes a topic for the backlog"},
 		{Agent, Every, "redistribute", Right{Topic, Delete}, "{group}.overflow-", true, []string{"Metadata", "ListOffsets", "OffsetFetch", "DeleteTopics"},
 			"sees how much of it is left, and deletes it when all is handled"},
+		{Agent, Every, "redistribute", Right{Topic, Read}, "{group}.overflow-", true, []string{"ListOffsets", "Fetch"},
+			"finds out of which partition it is, if NATS has lost what it knew of it"},
 		{Agent, Target, "links", Right{Topic, Create}, "{topic}", false, []string{"CreateTopics"},
 			"makes the topics of the copies; not needed where they have been made"},
 	}

@@ -3,6 +3,7 @@ package wire
 import (
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/segmentio/kafka-go"
@@ -68,6 +69,22 @@ func (c *Cluster) Metadata(ctx context.Context, topics ...starferry.Topic) (*Met
 	m := c.readMetadata(r.(*kmsg.MetadataResponse))
 	c.remember(m)
 	return m, nil
+}
+
+// TopicNames lists all topics of the cluster but internal ones, in order.
+func (c *Cluster) TopicNames(ctx context.Context) ([]starferry.Topic, error) {
+	r, err := c.Do(ctx, kmsg.NewPtrMetadataRequest()) // nil topics: all
+	if err != nil {
+		return nil, fmt.Errorf("list topics of %s: %w", c.Name(), err)
+	}
+	var out []starferry.Topic
+	for _, t := range r.(*kmsg.MetadataResponse).Topics {
+		if t.Topic != nil && !t.IsInternal && t.ErrorCode == 0 {
+			out = append(out, starferry.Topic(*t.Topic))
+		}
+	}
+	slices.Sort(out)
+	return out, nil
 }
 
 func (c *Cluster) readMetadata(r *kmsg.MetadataResponse) *Metadata {
