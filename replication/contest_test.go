@@ -3,8 +3,6 @@ package replication
 import (
 	"errors"
 	"log/slog"
-	"strings"
-	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -16,6 +14,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kmsg"
 
 	"github.com/starferry/starferry"
+	"github.com/starferry/starferry/internal/testlog"
 	"github.com/starferry/starferry/internal/wire"
 )
 
@@ -103,7 +102,7 @@ func TestAFirstEpochThatBeganDuringATakeoverIsPlaced(t *testing.T) {
 // says about records that the source has no more.
 func TestATakeoverThatBreaksOffKeepsItsMap(t *testing.T) {
 	w, _, tgt := faulty(t)
-	var said safeText
+	var said testlog.Log
 	w.log = slog.New(slog.NewTextHandler(&said, nil))
 	topic := w.topic(1, nil)
 	w.put(topic, 0, numbered(0, 5)...)
@@ -143,24 +142,6 @@ func TestATakeoverThatBreaksOffKeepsItsMap(t *testing.T) {
 	require.True(t, cut.Load(), "nothing broke off: the test is void")
 	require.NotContains(t, said.String(), errDisagree.Error())
 	require.NotContains(t, said.String(), "rebuilding the map")
-}
-
-// safeText is a text that several goroutines write.
-type safeText struct {
-	mu   sync.Mutex
-	text strings.Builder
-}
-
-func (s *safeText) Write(p []byte) (int, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.text.Write(p)
-}
-
-func (s *safeText) String() string {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.text.String()
 }
 
 // Who is fenced looks at the table before it takes over again: whoever came may

@@ -32,6 +32,7 @@ import (
 	"github.com/starferry/starferry/control/natsconn"
 	"github.com/starferry/starferry/control/producer"
 	"github.com/starferry/starferry/internal/kafkatest"
+	"github.com/starferry/starferry/internal/testlog"
 )
 
 // secret is every user's password here, and must be nowhere to be read.
@@ -45,7 +46,7 @@ type fort struct {
 	ca       string
 	server   *server.Server
 	old, new starferry.Cluster
-	heard    heard // what everybody who is let in has logged
+	heard    testlog.Log // what everybody who is let in has logged
 }
 
 func newFort(t *testing.T, permissions string) *fort {
@@ -92,28 +93,6 @@ func certify(t *testing.T, ca, cert, key string) {
 	write(key, "EC PRIVATE KEY", der, err)
 }
 
-// heard is a log in memory.
-type heard struct {
-	mu   sync.Mutex
-	text bytes.Buffer
-}
-
-func (h *heard) Write(p []byte) (int, error) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	return h.text.Write(p)
-}
-
-func (h *heard) String() string {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	return h.text.String()
-}
-
-func (h *heard) log() *slog.Logger {
-	return slog.New(slog.NewTextHandler(h, &slog.HandlerOptions{Level: slog.LevelDebug}))
-}
-
 func (f *fort) tls() *starferry.TLS { return &starferry.TLS{CAFile: f.ca} }
 
 // config is that of a process of starferry itself.
@@ -127,13 +106,13 @@ func (f *fort) config(user string) *config.Config {
 
 // staff starts an agent and a shard.
 func (f *fort) staff() {
-	a, err := agent.Open(f.t.Context(), f.config("agent"), f.heard.log())
+	a, err := agent.Open(f.t.Context(), f.config("agent"), f.heard.Logger())
 	require.NoError(f.t, err)
 	f.t.Cleanup(func() { require.NoError(f.t, a.Close()) })
 	cfg := f.config("shard")
-	nc, err := agent.AwaitNATS(f.t.Context(), cfg.NATS, "shard", f.heard.log())
+	nc, err := agent.AwaitNATS(f.t.Context(), cfg.NATS, "shard", f.heard.Logger())
 	require.NoError(f.t, err)
-	s, err := agent.OpenShard(context.WithoutCancel(f.t.Context()), cfg, nc, "s1", f.heard.log())
+	s, err := agent.OpenShard(context.WithoutCancel(f.t.Context()), cfg, nc, "s1", f.heard.Logger())
 	require.NoError(f.t, err)
 	f.t.Cleanup(func() { require.NoError(f.t, s.Close()); nc.Close() })
 }
@@ -211,7 +190,7 @@ func (f *fort) instance(name string, g starferry.Group, topic starferry.Topic, n
 
 func (f *fort) producer(topic starferry.Topic, nc *nats.Conn) *producer.Producer {
 	p, err := producer.Open(f.t.Context(), producer.Config{
-		Topics: []starferry.Topic{topic}, Clusters: []starferry.Cluster{f.old, f.new}, Home: "old", NATS: nc, Logger: f.heard.log(),
+		Topics: []starferry.Topic{topic}, Clusters: []starferry.Cluster{f.old, f.new}, Home: "old", NATS: nc, Logger: f.heard.Logger(),
 	})
 	require.NoError(f.t, err)
 	f.t.Cleanup(func() {

@@ -18,6 +18,7 @@ import (
 	"github.com/starferry/starferry/control"
 	"github.com/starferry/starferry/control/desired"
 	"github.com/starferry/starferry/internal/kafkatest"
+	"github.com/starferry/starferry/internal/testlog"
 )
 
 const (
@@ -41,9 +42,9 @@ func TestWhatIsPrintedIsEnough(t *testing.T) {
 			inbox := map[string]string{"users": "_INBOX_billing"}[mode]
 			y := &tally{seen: map[string]int{}}
 			for _, name := range []string{"i1", "i2"} {
-				f.instance(name, g, topic, f.dial("billing", inbox, f.heard.log()), f.heard.log(), y)
+				f.instance(name, g, topic, f.dial("billing", inbox, f.heard.Logger()), f.heard.Logger(), y)
 			}
-			p := f.producer(topic, f.dial("billing", inbox, f.heard.log()))
+			p := f.producer(topic, f.dial("billing", inbox, f.heard.Logger()))
 			alice := f.operator("alice", "alice")
 			write(t, p, topic, 0, 10)
 			require.Eventually(t, func() bool { return y.once(10) }, 40*time.Second, 20*time.Millisecond)
@@ -198,9 +199,9 @@ func TestAServiceWithoutPermissionsSaysSo(t *testing.T) {
 	f := newFort(t, printed(t, "--service", ours, "--service", theirs))
 	f.staff()
 	kafkatest.MakeTopic(t, f.old, "payments.v2", 1, nil)
-	var said heard
+	var said testlog.Log
 	y := &tally{seen: map[string]int{}}
-	f.instance("i1", "pay.v2", "payments.v2", f.dial("other", "_INBOX_other", said.log()), said.log(), y)
+	f.instance("i1", "pay.v2", "payments.v2", f.dial("other", "_INBOX_other", said.Logger()), said.Logger(), y)
 	kafkatest.Produce(t, f.old, "payments.v2", 0, kafka.Message{Value: []byte("v0")})
 	require.Eventually(t, func() bool { return y.once(1) }, 40*time.Second, 20*time.Millisecond)
 	require.Eventually(t, func() bool {

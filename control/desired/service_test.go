@@ -3,7 +3,6 @@ package desired
 import (
 	"log/slog"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -13,6 +12,7 @@ import (
 
 	"github.com/starferry/starferry"
 	"github.com/starferry/starferry/control"
+	"github.com/starferry/starferry/internal/testlog"
 )
 
 // service is a store as a service has it.
@@ -98,7 +98,7 @@ func TestBucketsAreMended(t *testing.T) {
 
 // A service that is not told of changes asks for them, and says that it is late.
 func TestChangesThatAreNotToldAreAskedFor(t *testing.T) {
-	var said lines
+	var said testlog.Log
 	w := newTown(t, Options{Poll: 50 * time.Millisecond, Logger: slog.New(slog.NewTextHandler(&said, nil))})
 	stream, err := w.s.js.Stream(t.Context(), "KV_"+DesiredBucket)
 	require.NoError(t, err)
@@ -112,23 +112,6 @@ func TestChangesThatAreNotToldAreAskedFor(t *testing.T) {
 		rev = w.placed(control.Steady, rev)
 		require.Equal(t, rev, next(t, updates).PlacementRevision)
 	}
-}
-
-type lines struct {
-	mu sync.Mutex
-	b  strings.Builder
-}
-
-func (l *lines) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.Write(p)
-}
-
-func (l *lines) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.String()
 }
 
 // One server of several may be behind: what it answers is taken for a step back

@@ -6,7 +6,6 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
-	"sync"
 	"testing"
 	"time"
 
@@ -18,28 +17,12 @@ import (
 
 	"github.com/starferry/starferry"
 	"github.com/starferry/starferry/control/natsconn"
+	"github.com/starferry/starferry/internal/testlog"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 const canary = "hunter2-canary"
-
-type text struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (t *text) Write(p []byte) (int, error) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	return t.b.Write(p)
-}
-
-func (t *text) String() string {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	return t.b.String()
-}
 
 // serve runs a server that wants to know who comes.
 func serve(t *testing.T, authorization string) string {
@@ -77,7 +60,7 @@ func TestCredentials(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			c.with.URL = serve(t, c.authorization)
-			var said text
+			var said testlog.Log
 			log := slog.New(slog.NewTextHandler(&said, nil))
 			nc, err := natsconn.Dial(c.with, "service", log)
 			require.NoError(t, err)
@@ -99,7 +82,7 @@ func TestCredentials(t *testing.T) {
 // What is not permitted is said with where permissions come from.
 func TestRefusalsAreTold(t *testing.T) {
 	url := serve(t, `users: [{user: u, password: p, permissions: {publish: {allow: ["a"]}, subscribe: {allow: ["_INBOX_u.>"]}}}]`)
-	var said text
+	var said testlog.Log
 	nc, err := natsconn.Dial(natsconn.Config{URL: url, User: "u", Password: "p", InboxPrefix: "_INBOX_u"}, "service", slog.New(slog.NewTextHandler(&said, nil)))
 	require.NoError(t, err)
 	defer nc.Close()
