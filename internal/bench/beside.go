@@ -20,9 +20,9 @@ const (
 	besideInstances  = 3
 	besidePartitions = 12
 	besideEvery      = 2 * time.Second
-	// besideLoads is how many times the usual load is copied: enough for a dozen
-	// switches.
-	besideLoads = 8
+	// besideLoads is how many times the usual load is copied: enough for half a
+	// dozen switches.
+	besideLoads = 5
 )
 
 // beside measures whether a copy keeps its throughput while a live group on the
