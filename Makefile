@@ -4,6 +4,7 @@
 #   KAFKA        Apache Kafka version(s) for the targets that need real brokers:
 #                one version, or SOURCE,TARGET          (default 4.3.1)
 #   TESTFLAGS    more flags for go test, such as -v or -race
+#   BRIEF        1: test-kafka leaves out what waits for timers that no version changes
 #   RUN          run only the tests whose names match this expression
 #   PKG          the packages to test                   (default ./...)
 #   DEMOFLAGS    flags for `starferry demo`, such as --keep or --json
@@ -25,6 +26,7 @@ SHELL := bash
 
 KAFKA       ?= 4.3.1
 TESTFLAGS   ?=
+BRIEF       ?=
 RUN         ?=
 PKG         ?= ./...
 DEMOFLAGS   ?=
@@ -78,7 +80,7 @@ test: ## all tests that need only Go; a few minutes
 
 .PHONY: test-kafka
 test-kafka: kafka ## the tests that speak to clusters, against real Apache Kafka (KAFKA=4.3.1 or KAFKA=3.9.2,4.3.1)
-	STARFERRY_KAFKA='$(KAFKA)' $(gotest) -count=1 -p 1 -timeout 15m \
+	STARFERRY_KAFKA='$(KAFKA)' STARFERRY_BRIEF='$(BRIEF)' $(gotest) -count=1 -p 1 -timeout 15m \
 		$$(go list -f '{{$$p := .ImportPath}}{{range $$i := .TestImports}}{{if eq $$i "github.com/starferry/starferry/internal/kafkatest"}}{{$$p}}{{"\n"}}{{end}}{{end}}{{range $$i := .XTestImports}}{{if eq $$i "github.com/starferry/starferry/internal/kafkatest"}}{{$$p}}{{"\n"}}{{end}}{{end}}' $(PKG) | sort -u)
 
 .PHONY: kafka
