@@ -166,6 +166,10 @@ func (p *part) hand(j job) bool {
 		err := p.call(ctx, f, tries)
 		skipped := ctx.Err() != nil && p.s.handling.Err() == nil
 		p.pauseFlight(f)
+		if err == nil { // as nearly always: nothing is allocated for it
+			p.land(f)
+			return true
+		}
 		err, ok := p.partly(f, tries, err)
 		wait, untried := pace(err, pause)
 		switch {
